@@ -1,0 +1,120 @@
+//! The git working directory, where there is one: what it is on, and whether one commit contains another.
+
+use crate::event::is_full_sha;
+use crate::tools::process;
+use std::path::{Path, PathBuf};
+
+/// How one commit relates to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ancestry {
+    /// They are the same commit.
+    Same,
+    /// The first contains the second: it is newer.
+    Newer,
+    /// The second contains the first: it is older.
+    Older,
+    /// Neither contains the other.
+    Diverged,
+}
+
+/// A git working directory. Every answer is `None` when git, the repository or the object is not there.
+#[derive(Clone, Debug)]
+pub struct Checkout {
+    folder: PathBuf,
+}
+
+impl Checkout {
+    /// The working directory.
+    pub fn here() -> Self {
+        Self { folder: PathBuf::from(".") }
+    }
+
+    /// Another folder.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The commit that is checked out.
+    pub fn head(&self) -> Option<String> {
+        self.git(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).filter(|sha| is_full_sha(sha))
+    }
+
+    /// The branch that is checked out.
+    pub fn branch(&self) -> Option<String> {
+        self.git(&["symbolic-ref", "--quiet", "--short", "HEAD"])
+    }
+
+    /// The remote's default branch, as the clone recorded it.
+    pub fn default_branch(&self) -> Option<String> {
+        let full = self.git(&["symbolic-ref", "--quiet", "refs/remotes/origin/HEAD"])?;
+        full.strip_prefix("refs/remotes/origin/").map(str::to_owned)
+    }
+
+    /// The commit that a tag, branch or commit id names; a tag object is followed to its commit.
+    pub fn resolve(&self, name: &str) -> Option<String> {
+        if name.starts_with('-') || name.contains("..") || name.contains('@') {
+            return None; // git would read more than a name
+        }
+        let tag = self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/tags/{name}^{{commit}}")]);
+        let commit = || self.git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{name}^{{commit}}")]);
+        tag.or_else(commit).filter(|sha| is_full_sha(sha))
+    }
+
+    /// The commit's time in seconds since 1970: what `created` says in an image, so that it never varies.
+    pub fn commit_time(&self, sha: &str) -> Option<i64> {
+        if !is_full_sha(sha) {
+            return None;
+        }
+        self.git(&["show", "--no-patch", "--format=%ct", sha])?.lines().last()?.parse().ok()
+    }
+
+    /// Whether files were changed and not committed.
+    pub fn is_dirty(&self) -> bool {
+        self.git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty())
+    }
+
+    /// How `one` relates to `other`. A shallow clone cannot say that a commit does *not* contain another.
+    pub fn ancestry(&self, one: &str, other: &str) -> Option<Ancestry> {
+        if one == other {
+            return Some(Ancestry::Same);
+        }
+        if !is_full_sha(one) || !is_full_sha(other) || self.git(&["rev-parse", "--is-shallow-repository"])? != "false" {
+            return None;
+        }
+        for sha in [one, other] {
+            self.git(&["cat-file", "-e", &format!("{sha}^{{commit}}")])?;
+        }
+        let contains = |new: &str, old: &str| self.git(&["merge-base", "--is-ancestor", old, new]).is_some();
+        Some(match (contains(one, other), contains(other, one)) {
+            (true, _) => Ancestry::Newer,
+            (false, true) => Ancestry::Older,
+            (false, false) => Ancestry::Diverged,
+        })
+    }
+
+    /// The tip of a remote branch, as last fetched.
+    pub fn remote_tip(&self, branch: &str) -> Option<String> {
+        self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/remotes/origin/{branch}^{{commit}}")])
+    }
+
+    /// owner/name, when the remote is on a forge that uses such names.
+    pub fn forge_repository(&self) -> Option<String> {
+        let url = self.git(&["remote", "get-url", "origin"])?;
+        let path = match url.split_once("://") {
+            Some((_, rest)) => rest.split_once('/')?.1,
+            None => url.split_once(':')?.1,
+        };
+        let path = path.trim_end_matches('/').trim_end_matches(".git");
+        let mut parts = path.rsplitn(3, '/');
+        let (name, owner) = (parts.next()?, parts.next()?);
+        Some(format!("{owner}/{name}"))
+    }
+
+    /// Git with the ownership check answered for this call only: in a container the workspace belongs to another user.
+    fn git(&self, args: &[&str]) -> Option<String> {
+        let folder = std::fs::canonicalize(&self.folder).ok()?;
+        let mut all = vec!["-c", "safe.directory=*", "-c", "core.fsmonitor=false"];
+        all.extend(args);
+        process::read("git", &all, &folder)
+    }
+}

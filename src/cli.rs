@@ -1,0 +1,229 @@
+//! The command line: subcommands and flags. Each command's own work lives beside its code.
+
+use crate::commands;
+use crate::context::Request;
+use crate::delivery::{Asked, parse_set};
+use crate::error::{Error, Reason, Result};
+use crate::event::FactFlags;
+use crate::rehearse::Rehearsal;
+use crate::vars::Vars;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// One CI step that decides, builds once, waits for quiet queues, deploys, proves what runs, and tells the pull request.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take the event from CI and do what tidegate.yml says
+    Run(Run),
+    /// Deliver a merge to the default branch
+    Merge(Delivery),
+    /// Deliver a release (--tag)
+    Release(Delivery),
+    /// Create or update a pull request's preview (--pr)
+    PrOpened(Delivery),
+    /// Remove a pull request's preview (--pr)
+    PrClosed(Delivery),
+    /// Deploy a version by hand, on any environment
+    Deploy(Deploy),
+    /// Show what would happen, as a plan with a hash; changes nothing
+    Plan(About),
+    /// Say what happened, what follows, and why; opens no connection
+    Explain(About),
+    /// Check tidegate.yml, offline
+    Check(File),
+    /// Wait until SQS queues are quiet
+    Drain(commands::drain::Args),
+    /// Run everything in a sandbox in this process; no account needed
+    Rehearse(Rehearse),
+    /// Print the JSON Schema of tidegate.yml
+    Schema,
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The configuration file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct File {
+    /// The configuration (default: tidegate.yml here or in a folder above)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What every delivery takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Delivery {
+    #[command(flatten)]
+    file: File,
+    /// A variable of tidegate.yml; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// What stdout gets
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    facts: FactFlags,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Deploy to this environment, whatever the event leads to
+    #[arg(long, value_name = "ENV")]
+    environment: Option<String>,
+    /// The version to deploy there
+    #[arg(long = "version", value_name = "VERSION")]
+    version: Option<String>,
+    #[command(flatten)]
+    pub delivery: Delivery,
+}
+
+/// `deploy`.
+#[derive(Clone, Debug, Args)]
+pub struct Deploy {
+    /// The environment's key in tidegate.yml
+    #[arg(value_name = "ENV")]
+    environment: String,
+    /// A tag, a version or a commit
+    version: String,
+    #[command(flatten)]
+    pub delivery: Delivery,
+}
+
+/// `plan` and `explain`: about the CI event, or about what is named.
+#[derive(Clone, Debug, Args)]
+pub struct About {
+    /// merge, release, pr-opened, pr-closed, or deploy ENV VERSION (default: the CI event)
+    #[arg(value_name = "EVENT", num_args = 0..=3)]
+    about: Vec<String>,
+    #[command(flatten)]
+    pub delivery: Delivery,
+}
+
+/// `rehearse`.
+#[derive(Clone, Debug, Args)]
+pub struct Rehearse {
+    /// The configuration (default: tidegate.yml here or in a folder above)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// The event
+    #[command(subcommand)]
+    pub rehearsal: Rehearsal,
+}
+
+/// What stdout gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Nothing: people read stderr
+    #[default]
+    Text,
+    /// JSON for machines
+    Json,
+}
+
+impl Delivery {
+    /// Flags and action inputs as one request.
+    pub fn asked(&self, request: Request, vars: &Vars) -> Result<Asked> {
+        let input = vars.get("INPUT_SET").map(str::to_owned);
+        let mut set = parse_set(input.as_slice())?;
+        set.extend(parse_set(&self.set)?); // the later one wins: flags over inputs
+        let config = self.file.config.clone().or_else(|| vars.get("INPUT_CONFIG").map(PathBuf::from));
+        Ok(Asked { request, config, set, facts: self.facts.clone() })
+    }
+}
+
+impl Run {
+    /// The event, or a deploy by hand when an environment is named.
+    pub fn asked(&self, vars: &Vars) -> Result<Asked> {
+        let given = |flag: &Option<String>, input: &str| flag.clone().or_else(|| vars.get(input).map(|text| text.trim().to_owned()));
+        let environment = given(&self.environment, "INPUT_ENVIRONMENT").filter(|text| !text.is_empty());
+        let version = given(&self.version, "INPUT_VERSION").filter(|text| !text.is_empty());
+        let request = match (environment, version) {
+            (Some(environment), version) => Request::Deploy { environment, version: version.unwrap_or_default() },
+            (None, Some(version)) => {
+                let sentence = format!("the version {version} is named, but no environment for it");
+                return Err(Error::new(Reason::InputEnvironment, sentence).hint("name both (environment and version), or none"));
+            }
+            (None, None) => Request::Event,
+        };
+        self.delivery.asked(request, vars)
+    }
+}
+
+impl Deploy {
+    /// The request.
+    pub fn asked(&self, vars: &Vars) -> Result<Asked> {
+        let request = Request::Deploy { environment: self.environment.clone(), version: self.version.clone() };
+        self.delivery.asked(request, vars)
+    }
+}
+
+impl About {
+    /// The request that is asked about.
+    pub fn asked(&self, vars: &Vars) -> Result<Asked> {
+        let words: Vec<&str> = self.about.iter().map(String::as_str).collect();
+        let request = match words.as_slice() {
+            [] | ["run"] => Request::Event,
+            ["merge"] => Request::Merge,
+            ["release"] => Request::Release,
+            ["pr-opened"] => Request::PrOpened,
+            ["pr-closed"] => Request::PrClosed,
+            ["deploy", environment, version] => Request::Deploy { environment: (*environment).into(), version: (*version).into() },
+            other => {
+                let sentence = format!("{:?} is not an event", other.join(" "));
+                return Err(
+                    Error::new(Reason::InputInvalid, sentence).hint("write merge, release, pr-opened, pr-closed, or deploy ENV VERSION")
+                );
+            }
+        };
+        self.delivery.asked(request, vars)
+    }
+}
+
+/// Arguments without the empty ones that container actions pass for inputs that were not given.
+pub fn without_empty(args: impl Iterator<Item = String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for arg in args {
+        if !arg.is_empty() {
+            kept.push(arg);
+            continue;
+        }
+        let takes_value = |last: &String| last.starts_with("--") && !last.contains('=') && last != "--help";
+        if kept.last().is_some_and(takes_value) {
+            kept.pop();
+        }
+    }
+    kept.retain(|arg| !(arg.starts_with("--") && arg.ends_with('=')));
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn empty_arguments_count_as_not_given() {
+        let args = ["tidegate", "run", "--config", "", "--environment=", "", "--set", "a=b"].map(String::from);
+        assert_eq!(without_empty(args.into_iter()), ["tidegate", "run", "--set", "a=b"]);
+    }
+}

@@ -1,0 +1,60 @@
+//! `tidegate drain`: the drain gate alone, for a person or another tool.
+
+use crate::config::{OnTimeout, Span};
+use crate::error::{Error, Reason, Result};
+use crate::gates::drain::Drain;
+use crate::plan::DrainWork;
+use crate::tools::wait::spoken;
+use crate::world::World;
+use std::time::Instant;
+
+/// What to wait for.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Queue names, URLs, or prefixes that end in *
+    #[arg(required = true, value_name = "QUEUE")]
+    pub queues: Vec<String>,
+    /// The region; may be given several times (default: AWS_REGION)
+    #[arg(long = "region", value_name = "REGION", value_delimiter = ',')]
+    pub regions: Vec<String>,
+    /// How long all counts must stay zero without a break
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = span)]
+    pub quiet: Span,
+    /// How long to wait in all
+    #[arg(long, value_name = "TIME", default_value = "2h", value_parser = span)]
+    pub timeout: Span,
+    /// The role to assume
+    #[arg(long, value_name = "ARN")]
+    pub role: Option<String>,
+}
+
+fn span(text: &str) -> std::result::Result<Span, String> {
+    humantime::parse_duration(text).map(Span).map_err(|error| format!("{error}; write it as 30s, 10m or 2h"))
+}
+
+/// Waits until the queues are quiet.
+pub async fn run(world: &World, args: &Args) -> Result<()> {
+    let work = DrainWork {
+        queues: args.queues.clone(),
+        regions: args.regions.clone(),
+        quiet: args.quiet.0,
+        timeout: args.timeout.0,
+        pause: None,
+        resume: None,
+        on_timeout: OnTimeout::Fail,
+        role: args.role.clone(),
+    };
+    if work.quiet >= work.timeout {
+        let sentence = format!("--quiet {} does not fit into --timeout {}", args.quiet, args.timeout);
+        return Err(Error::new(Reason::InputInvalid, sentence).hint("wait longer, or ask for less quiet"));
+    }
+    let started = Instant::now();
+    let drain = Drain::open(world, &work).await?;
+    world.console.line(&format!("waiting for {} queues to be quiet for {}", drain.len(), args.quiet));
+    let quiet = drain.wait().await.map_err(|error| match error.reason {
+        Reason::DrainTimeout => Error { hint: Some("stop the producers, or give it more time (--timeout)".into()), ..error },
+        _other => error,
+    })?;
+    world.console.good(&format!("{} ({})", quiet.sentence, spoken(started.elapsed())));
+    Ok(())
+}

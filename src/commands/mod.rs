@@ -1,0 +1,7 @@
+//! One thin file per command that is not a delivery.
+
+pub mod check;
+pub mod drain;
+pub mod explain;
+pub mod plan;
+pub mod schema;

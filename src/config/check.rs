@@ -1,0 +1,269 @@
+//! Rules of `tidegate.yml` that go across keys, which no schema can say.
+
+use super::problem::{Problem, did_you_mean};
+use super::template;
+use super::tree::Node;
+use super::{Config, Dockerfile, EnsureRepository, Environment, Gate, Image, Kubernetes, Promote, Target, When, WhenEvent};
+use std::collections::BTreeMap;
+
+/// Every rule that is broken.
+pub fn check(config: &Config, tree: &Node) -> Vec<Problem> {
+    let mut checker = Checker { config, tree, problems: Vec::new() };
+    checker.variables();
+    for (name, image) in &config.images {
+        checker.image(name, image);
+    }
+    for (name, environment) in &config.environments {
+        checker.environment(name, environment);
+    }
+    checker.claims();
+    if let Some(hotfix) = &config.hotfix {
+        checker.environment_named("hotfix.to", &hotfix.to);
+        hotfix.branches.iter().enumerate().for_each(|(n, glob)| checker.glob(&format!("hotfix.branches[{n}]"), glob));
+    }
+    checker.problems
+}
+
+struct Checker<'a> {
+    config: &'a Config,
+    tree: &'a Node,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn report(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        let place = self.tree.place_of(path);
+        self.problems.push(Problem { place, path: path.to_owned(), message: message.into(), hint: hint.into() });
+    }
+
+    fn variables(&mut self) {
+        let secrets: Vec<&str> = self.config.secret_names();
+        for (name, variable) in &self.config.variables {
+            if !is_word(name) {
+                self.report(&format!("variables.{name}"), format!("{name:?} cannot name a variable"), "use letters, digits and _");
+            }
+            if variable.env.as_deref().is_some_and(|env| secrets.contains(&env)) {
+                let hint = "secrets are never shown, variables are: give the variable another environment variable";
+                self.report(&format!("variables.{name}.env"), "this environment variable holds a secret elsewhere in this file", hint);
+            }
+        }
+    }
+
+    fn image(&mut self, name: &str, image: &Image) {
+        let path = format!("images.{name}");
+        if !is_word(name) {
+            self.report(&path, format!("{name:?} cannot name an image"), "use letters, digits, - and _");
+        }
+        if let Err(why) = crate::registry::Repository::parse(&image.repository) {
+            self.report(&format!("{path}.repository"), why.sentence, why.hint.unwrap_or_default());
+        } else if matches!(image.ensure_repository, EnsureRepository::Create(_)) && !crate::registry::is_ecr(&image.repository) {
+            let hint = "other registries make repositories at the first push: remove this key";
+            self.report(&format!("{path}.ensure-repository"), "only ECR repositories can be created", hint);
+        }
+        for (arg, value) in &image.args {
+            let at = format!("{path}.args.{arg}");
+            self.placeholders(&at, value);
+            let versioned = template::names(value).iter().any(|name| matches!(name.as_str(), "version" | "tag"));
+            if versioned && image.promote == Promote::Digest {
+                let hint = "a release reuses the image built at merge: read the version at run time, or set `promote: rebuild`";
+                self.report(&at, "a version is baked into the image", hint);
+            }
+        }
+        match &image.dockerfile {
+            Dockerfile::Path(file) => self.placeholders(&format!("{path}.dockerfile"), file),
+            Dockerfile::WithFallback(choice) => self.placeholders(&format!("{path}.dockerfile.file"), &choice.file),
+        }
+        for (index, platform) in image.platforms.iter().enumerate() {
+            let parts = platform.split('/').count();
+            if !(2..=3).contains(&parts) || platform.split('/').any(|part| !is_word(part)) {
+                self.report(
+                    &format!("{path}.platforms[{index}]"),
+                    format!("{platform:?} is not a platform"),
+                    "write it as linux/amd64 or linux/arm/v7",
+                );
+            }
+        }
+    }
+
+    fn environment(&mut self, name: &str, rules: &Environment) {
+        let path = format!("environments.{name}");
+        if !is_word(name) || name.len() > 63 {
+            self.report(&path, format!("{name:?} cannot name an environment"), "use at most 63 letters, digits, - and _");
+        }
+        for when in rules.when.as_slice() {
+            self.when(&format!("{path}.when"), when);
+        }
+        if let Some(condition) = &rules.r#if {
+            self.variable_named(&format!("{path}.if.var"), &condition.var);
+        }
+        if let Some(after) = &rules.after {
+            self.environment_named(&format!("{path}.after"), after);
+        }
+        if let Some(preview) = &rules.name {
+            self.placeholders(&format!("{path}.name"), preview);
+            if rules.is_preview() && !template::names(preview).iter().any(|name| name == "pr") {
+                let hint = "previews of two pull requests must not share a name: write it as \"{project}-pr-{pr}\"";
+                self.report(&format!("{path}.name"), "the name of a preview must contain {pr}", hint);
+            }
+        }
+        for (index, tag) in rules.tags.iter().enumerate() {
+            self.placeholders(&format!("{path}.tags[{index}]"), tag);
+        }
+        for (index, gate) in rules.gates.iter().enumerate() {
+            if let Gate::Drain(drain) = gate {
+                for (n, queue) in drain.queues.iter().enumerate() {
+                    self.placeholders(&format!("{path}.gates[{index}].drain.queues[{n}]"), queue);
+                }
+            }
+        }
+        for (index, target) in rules.deploy.iter().enumerate() {
+            if let Target::Kubernetes(kubernetes) = target {
+                self.kubernetes(&format!("{path}.deploy[{index}].kubernetes"), kubernetes);
+            }
+        }
+    }
+
+    fn kubernetes(&mut self, path: &str, target: &Kubernetes) {
+        self.placeholders(&format!("{path}.namespace"), &target.namespace);
+        if target.context.is_some() && target.cluster.is_some() {
+            let hint = "`cluster` names an EKS cluster, `context` an entry of the kubeconfig: keep one";
+            self.report(&format!("{path}.cluster"), "`context` and `cluster` both say where", hint);
+        }
+        for (index, workload) in target.workloads.iter().enumerate() {
+            let at = format!("{path}.workloads[{index}]");
+            self.placeholders(&at, workload);
+            if let Err(why) = crate::targets::kubernetes::Workload::parse(workload) {
+                self.report(&at, why, "write it as deployment/web, statefulset/worker or daemonset/agent");
+            }
+        }
+        let images = &self.config.images;
+        match &target.image {
+            Some(image) if !images.contains_key(image) => {
+                let near = did_you_mean(image, images.keys().map(String::as_str)).map(|name| format!("did you mean {name:?}?"));
+                let hint = near.unwrap_or_else(|| "declare it under `images:`".into());
+                self.report(&format!("{path}.image"), format!("there is no image {image:?}"), hint);
+            }
+            None if images.len() != 1 => {
+                let hint = "add `image:` with the name of one of them";
+                self.report(path, format!("{} images are declared, so it is unclear which one runs here", images.len()), hint);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn when(&mut self, path: &str, when: &When) {
+        match when {
+            When::Event(_) => {}
+            When::Branch(branch) => {
+                self.glob(path, &branch.branch);
+                branch.except.iter().for_each(|glob| self.glob(path, glob));
+            }
+            When::Tag(tag) => {
+                if let Err(error) = regex::Regex::new(&tag.tag) {
+                    let last = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
+                    self.report(path, format!("{:?} is not a regular expression: {last}", tag.tag), "look at its brackets and backslashes");
+                }
+            }
+        }
+    }
+
+    fn glob(&mut self, path: &str, glob: &str) {
+        if let Err(error) = globset::Glob::new(glob) {
+            self.report(path, format!("{glob:?} is not a glob: {}", error.kind()), "as release/** or hotfix/*");
+        }
+    }
+
+    /// Two environments that literally claim the same event.
+    fn claims(&mut self) {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        for (name, rules) in &self.config.environments {
+            for when in rules.when.as_slice() {
+                let Some(claim) = claim(when, rules) else { continue };
+                if let Some(other) = seen.insert(claim, name.clone()).filter(|other| other != name) {
+                    let hint = "an event leads to one environment: several places are several entries under `deploy:` of it";
+                    self.report(&format!("environments.{name}.when"), format!("{other:?} claims the same event"), hint);
+                }
+            }
+        }
+    }
+
+    fn placeholders(&mut self, path: &str, text: &str) {
+        if let Err(why) = template::split(text) {
+            self.report(path, why, "write {{ and }} for literal braces");
+            return;
+        }
+        for name in template::names(text) {
+            self.placeholder(path, &name);
+        }
+    }
+
+    fn placeholder(&mut self, path: &str, name: &str) {
+        let images = || self.config.images.keys().map(String::as_str);
+        let known = match name.split_once('.') {
+            None => template::NAMES.contains(&name),
+            Some(("var", variable)) => self.config.variables.contains_key(variable),
+            Some(("image" | "digest", image)) => images().any(|known| known == image),
+            Some(_) => false,
+        };
+        if known {
+            return;
+        }
+        let variables: Vec<String> = self.config.variables.keys().map(|name| format!("var.{name}")).collect();
+        let all = template::NAMES.iter().copied().chain(variables.iter().map(String::as_str));
+        let hint = match did_you_mean(name, all) {
+            Some(near) => format!("did you mean {{{near}}}?"),
+            None if name.starts_with("var.") => "declare it under `variables:`".into(),
+            None => format!("known: {}", template::NAMES.join(", ")),
+        };
+        self.report(path, format!("unknown placeholder {{{name}}}"), hint);
+    }
+
+    fn variable_named(&mut self, path: &str, name: &str) {
+        if !self.config.variables.contains_key(name) {
+            self.report(path, format!("there is no variable {name:?}"), "declare it under `variables:`");
+        }
+    }
+
+    fn environment_named(&mut self, path: &str, name: &str) {
+        let known = &self.config.environments;
+        if !known.contains_key(name) {
+            let near = did_you_mean(name, known.keys().map(String::as_str)).map(|near| format!("did you mean {near:?}?"));
+            self.report(path, format!("there is no environment {name:?}"), near.unwrap_or_default());
+        }
+    }
+}
+
+fn claim(when: &When, rules: &Environment) -> Option<String> {
+    let condition = rules.r#if.as_ref().map(|condition| condition.var.as_str()).unwrap_or_default();
+    match when {
+        When::Event(WhenEvent::Manual) => None,
+        When::Event(WhenEvent::PullRequest) => Some(format!("pull-request {:?} {condition}", rules.labels)),
+        When::Event(WhenEvent::Merge) => Some(format!("merge {condition}")),
+        When::Event(WhenEvent::Release) => Some(format!("release {condition}")),
+        When::Branch(branch) => Some(format!("branch {} {:?} {condition}", branch.branch, branch.except)),
+        When::Tag(tag) => Some(format!("tag {} {condition}", tag.tag)),
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+}
+
+impl Config {
+    /// The environment variables that hold secrets.
+    pub fn secret_names(&self) -> Vec<&str> {
+        let build = self.images.values().flat_map(|image| image.secrets.values()).map(|secret| secret.env.as_str());
+        let notify = self.environments.values().flat_map(|environment| &environment.notify).filter_map(|notify| match notify {
+            super::Notify::Slack(slack) => Some(slack.webhook.env.as_str()),
+            super::Notify::Email(_) => None,
+        });
+        build.chain(notify).collect()
+    }
+}
+
+impl Environment {
+    /// Whether pull requests lead here.
+    pub fn is_preview(&self) -> bool {
+        self.when.as_slice().iter().any(|when| matches!(when, When::Event(WhenEvent::PullRequest)))
+    }
+}

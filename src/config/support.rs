@@ -1,0 +1,71 @@
+//! Keys that the grammar knows and this version cannot act on yet: they are refused, never ignored.
+
+use super::{Environment, Gate, Loaded, Rollback, Target};
+use crate::error::{Reason, Result};
+
+/// Refuses keys without an implementation. `environment` limits the look to one environment and the keys above all;
+/// `None` looks at the whole file, as `tidegate check` does.
+pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<()> {
+    let config = &loaded.config;
+    let mut found: Vec<String> = Vec::new();
+    found.extend((config.state != "auto").then(|| "state".to_owned()));
+    found.extend((config.builder != "auto").then(|| "builder".to_owned()));
+    found.extend((!config.trust.bots.is_empty()).then(|| "trust.bots".to_owned()));
+    found.extend((!config.trust.directives.is_empty()).then(|| "trust.directives".to_owned()));
+    found.extend(config.hotfix.is_some().then(|| "hotfix".to_owned()));
+    for (name, image) in &config.images {
+        found.extend((!image.paths.is_empty()).then(|| format!("images.{name}.paths")));
+        found.extend(image.provenance.then(|| format!("images.{name}.provenance")));
+        found.extend(matches!(image.cache, super::Cache::At(_)).then(|| format!("images.{name}.cache")));
+        let gha = matches!(image.cache, super::Cache::Kind(super::CacheKind::Gha));
+        found.extend(gha.then(|| format!("images.{name}.cache")));
+    }
+    let wanted = config.environments.iter().filter(|(name, _)| environment.is_none_or(|only| only == name.as_str()));
+    for (name, rules) in wanted {
+        found.extend(in_environment(rules).into_iter().map(|key| format!("environments.{name}.{key}")));
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let hint = "take it out for now; `tidegate schema` describes what is planned";
+    let message = |path: &String| format!("`{}` is not supported yet", path.rsplit('.').next().unwrap_or(path));
+    let problems = found.iter().map(|path| (path.clone(), message(path), hint.to_owned()));
+    Err(loaded.error(Reason::ConfigUnsupported, problems.collect()))
+}
+
+fn in_environment(rules: &Environment) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut add = |present: bool, key: &str| found.extend(present.then(|| key.to_owned()));
+    add(rules.after.is_some(), "after");
+    add(rules.soak.is_some(), "soak");
+    add(!rules.freeze.is_empty(), "freeze");
+    add(rules.backup.is_some(), "backup");
+    add(rules.migrate.is_some(), "migrate");
+    add(!rules.trigger.is_empty(), "trigger");
+    add(!rules.verify.is_empty(), "verify");
+    add(!rules.notify.is_empty(), "notify");
+    add(rules.ttl.is_some(), "ttl");
+    add(rules.max.is_some(), "max");
+    for (index, gate) in rules.gates.iter().enumerate() {
+        add(matches!(gate, Gate::Scan(_)), &format!("gates[{index}].scan"));
+    }
+    for (index, target) in rules.deploy.iter().enumerate() {
+        let key = match target {
+            Target::Kubernetes(kubernetes) => {
+                add(!kubernetes.apply.is_empty(), &format!("deploy[{index}].kubernetes.apply"));
+                let auto = kubernetes.rollback == Some(Rollback::Auto);
+                add(auto, &format!("deploy[{index}].kubernetes.rollback"));
+                continue;
+            }
+            Target::Swarm(_) => "swarm",
+            Target::Heroku(_) => "heroku",
+            Target::Awx(_) => "awx",
+            Target::Ecs(_) => "ecs",
+            Target::AppDeploy(_) => "app_deploy",
+            Target::Command(_) => "command",
+            Target::Webhook(_) => "webhook",
+        };
+        add(true, &format!("deploy[{index}].{key}"));
+    }
+    found
+}

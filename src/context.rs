@@ -1,0 +1,519 @@
+//! Event + rules + facts → every question answered: which environment, which version, of which commit. Pure.
+
+use crate::config::{Config, Environment, Loaded, When, WhenEvent, template::Values};
+use crate::error::{Error, Reason, Result};
+use crate::event::{Event, Kind, short};
+use crate::vars::Vars;
+use crate::version::{Version, slug};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What is asked for: what the event says, or one thing by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Whatever the event leads to.
+    Event,
+    /// A merge to the default branch.
+    Merge,
+    /// A release.
+    Release,
+    /// A pull request was opened or changed.
+    PrOpened,
+    /// A pull request was closed.
+    PrClosed,
+    /// This version on this environment.
+    Deploy {
+        /// The environment's key.
+        environment: String,
+        /// The version as it was said.
+        version: String,
+    },
+}
+
+/// What was read from outside because the event does not hold it.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Whether the released commit is on the default branch.
+    pub on_default_branch: Option<bool>,
+    /// The commit of a version that was named by hand.
+    pub version_commit: Option<String>,
+    /// What was taken for granted without asking.
+    pub assumed: Vec<String>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Deploy a version.
+    Deploy,
+    /// Remove a preview.
+    Remove,
+    /// Nothing, and that is fine.
+    Skip,
+    /// Nothing, because it must not be done.
+    Refuse,
+}
+
+/// Whether and why an environment claims the event.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ruling {
+    /// The environment's key.
+    pub environment: String,
+    /// Whether it claims the event.
+    pub matched: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// The answer to "what now?".
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What to do.
+    pub outcome: Outcome,
+    /// The reason code.
+    pub reason: Reason,
+    /// The environment's key.
+    pub environment: Option<String>,
+    /// The version.
+    pub version: Option<Version>,
+    /// The commit that the version is of.
+    pub commit: Option<String>,
+    /// Why, for a person.
+    pub sentence: String,
+    /// Every environment with its answer.
+    pub rulings: Vec<Ruling>,
+}
+
+/// What happened, in the words of the configuration.
+#[derive(Clone, Debug)]
+enum Occasion {
+    Push { branch: String, is_default: bool },
+    Tag { tag: String, prerelease: bool },
+    PullRequest { open: bool },
+    Manual { environment: String, version: Option<String> },
+}
+
+/// Reasons to stop before any environment is asked.
+struct Stop {
+    outcome: Outcome,
+    reason: Reason,
+    sentence: String,
+}
+
+fn skip(reason: Reason, sentence: impl Into<String>) -> Stop {
+    Stop { outcome: Outcome::Skip, reason, sentence: sentence.into() }
+}
+
+fn refuse(reason: Reason, sentence: impl Into<String>) -> Stop {
+    Stop { outcome: Outcome::Refuse, reason, sentence: sentence.into() }
+}
+
+/// Decides. An `Err` is a mistake of the user; everything else is an answer.
+pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Variables, facts: &Facts) -> Result<Decision> {
+    let config = &loaded.config;
+    let occasion = match occasion(event, request) {
+        Ok(occasion) => occasion,
+        Err(stop) => return Ok(stopped(stop, not_asked(config))),
+    };
+    if let Occasion::Manual { environment, version } = &occasion {
+        return manual(event, config, environment, version.as_deref(), facts);
+    }
+    let asked = config.environments.iter().map(|(name, rules)| {
+        let answer = claims(rules, &occasion, event, variables);
+        let (matched, why) = match &answer {
+            Ok(why) => (true, why.clone()),
+            Err(stop) => (false, stop.sentence.clone()),
+        };
+        (Ruling { environment: name.clone(), matched, why }, answer)
+    });
+    let (rulings, answers): (Vec<Ruling>, Vec<_>) = asked.unzip();
+    let matched: Vec<&Ruling> = rulings.iter().filter(|ruling| ruling.matched).collect();
+    match matched.as_slice() {
+        [] => Ok(stopped(nearest(answers, &occasion), rulings)),
+        [one] => {
+            let environment = one.environment.clone();
+            settle(event, &occasion, environment, facts, rulings)
+        }
+        several => {
+            let problem = |ruling: &&Ruling| {
+                let path = format!("environments.{}.when", ruling.environment);
+                (path, format!("claims this event: {}", ruling.why), "narrow one of them; an event leads to one environment".to_owned())
+            };
+            Err(loaded.error(Reason::ConfigOverlap, several.iter().map(problem).collect()))
+        }
+    }
+}
+
+fn not_asked(config: &Config) -> Vec<Ruling> {
+    let why = "not asked: the event itself decides".to_owned();
+    config.environments.keys().map(|name| Ruling { environment: name.clone(), matched: false, why: why.clone() }).collect()
+}
+
+fn stopped(stop: Stop, rulings: Vec<Ruling>) -> Decision {
+    let Stop { outcome, reason, sentence } = stop;
+    Decision { outcome, reason, environment: None, version: None, commit: None, sentence, rulings }
+}
+
+/// Of the environments that said no, the one whose "no" was the most specific gives the reason.
+fn nearest(answers: Vec<std::result::Result<String, Stop>>, occasion: &Occasion) -> Stop {
+    let mut stops: Vec<Stop> = answers.into_iter().filter_map(std::result::Result::err).collect();
+    stops.retain(|stop| stop.reason != Reason::EventIgnored);
+    stops.into_iter().next().unwrap_or_else(|| {
+        let what = match occasion {
+            Occasion::Push { branch, .. } => format!("a push to {branch}"),
+            Occasion::Tag { tag, .. } => format!("the tag {tag}"),
+            Occasion::PullRequest { .. } => "pull requests".to_owned(),
+            Occasion::Manual { environment, .. } => format!("a deploy to {environment}"),
+        };
+        skip(Reason::EventIgnored, format!("no environment in tidegate.yml claims {what}"))
+    })
+}
+
+/// Classifies in the order of the contract: what was asked by name, deletions, pull requests, releases, tags, the rest.
+fn occasion(event: &Event, request: &Request) -> std::result::Result<Occasion, Stop> {
+    match request {
+        Request::Event => by_event(event),
+        Request::Merge => push(event, true),
+        Request::Release => tag(event),
+        Request::PrOpened => pull_request(event, true),
+        Request::PrClosed => pull_request(event, false),
+        Request::Deploy { environment, version } => {
+            Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
+        }
+    }
+}
+
+fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
+    let ignored = |sentence: &str| Err(skip(Reason::EventIgnored, sentence));
+    match event.kind {
+        Kind::BranchDeleted | Kind::TagDeleted => {
+            Err(skip(Reason::EventDeleted, format!("{} was deleted", event.r#ref.as_deref().unwrap_or("a ref"))))
+        }
+        Kind::PullRequestTarget if event.action.as_deref() == Some("closed") => pull_request(event, false),
+        Kind::PullRequestTarget => {
+            let why = "pull_request_target runs with the base's secrets; building or deploying the head there is unsafe: use pull_request";
+            Err(skip(Reason::EventUntrusted, why))
+        }
+        Kind::PullRequest => by_pull_request_action(event),
+        Kind::MergeGroup => Err(skip(Reason::EventMergeGroup, "the merge queue only checks; the merge itself deploys")),
+        Kind::Release => by_release_action(event),
+        Kind::PushTag => tag(event),
+        Kind::PushBranch => push(event, event.is_default_branch),
+        Kind::WorkflowDispatch | Kind::RepositoryDispatch | Kind::Deployment => dispatched(event),
+        Kind::Schedule => Err(skip(Reason::EventSchedule, "a schedule deploys nothing by itself")),
+        Kind::WorkflowRun => {
+            Err(skip(Reason::EventUntrusted, "workflow_run carries another run's untrusted head; nothing is deployed from it"))
+        }
+        Kind::BranchCreated | Kind::TagCreated => ignored("`create` repeats what the push event says"),
+        Kind::IssueComment => ignored("comments are not commands"),
+        Kind::Manual => ignored("there is no CI event here: name one (merge, release, pr-opened, pr-closed, deploy)"),
+        Kind::Unknown => Err(skip(Reason::EventUnknown, "tidegate does not know this event")),
+    }
+}
+
+fn push(event: &Event, is_default: bool) -> std::result::Result<Occasion, Stop> {
+    let branch = event.branch.clone().or_else(|| event.default_branch.clone());
+    let branch = branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))?;
+    if branch.starts_with("gh-readonly-queue/") {
+        return Err(skip(Reason::EventMergeGroup, "a merge queue's own branch; the merge itself deploys"));
+    }
+    Ok(Occasion::Push { branch, is_default })
+}
+
+fn tag(event: &Event) -> std::result::Result<Occasion, Stop> {
+    let tag = event.tag.clone().ok_or_else(|| refuse(Reason::InputEvent, "the tag is not known: name it with --tag"))?;
+    if let Some(before) = &event.more.moved_from {
+        let sentence =
+            format!("the tag {tag} was moved from {} to {}; versions do not change", short(before), event.short7.as_deref().unwrap_or("?"));
+        return Err(refuse(Reason::TagMoved, sentence));
+    }
+    Ok(Occasion::Tag { tag, prerelease: event.more.prerelease })
+}
+
+fn by_release_action(event: &Event) -> std::result::Result<Occasion, Stop> {
+    if event.more.draft {
+        return Err(skip(Reason::EventDraft, "the release is a draft"));
+    }
+    match event.action.as_deref().unwrap_or_default() {
+        "published" => tag(event),
+        "edited" if event.more.tag_renamed => Err(refuse(Reason::TagMoved, "the release was moved to another tag; versions do not change")),
+        "released" => {
+            Err(skip(Reason::EventIgnored, "`released` repeats `published`; to deploy a promoted pre-release use `tidegate deploy`"))
+        }
+        "created" | "edited" | "deleted" | "unpublished" | "prereleased" => {
+            Err(skip(Reason::EventIgnored, "only a published release deploys"))
+        }
+        other => Err(skip(Reason::EventUnknown, format!("tidegate does not know the release action {other:?}"))),
+    }
+}
+
+fn by_pull_request_action(event: &Event) -> std::result::Result<Occasion, Stop> {
+    match event.action.as_deref().unwrap_or_default() {
+        "closed" => pull_request(event, false),
+        "opened" | "synchronize" | "reopened" | "ready_for_review" | "labeled" => pull_request(event, true),
+        "edited" if event.more.retargeted => pull_request(event, true),
+        action => Err(skip(Reason::EventIgnored, format!("the action {action:?} of a pull request changes nothing that runs"))),
+    }
+}
+
+fn pull_request(event: &Event, open: bool) -> std::result::Result<Occasion, Stop> {
+    if event.pr.is_none() {
+        return Err(refuse(Reason::InputEvent, "the pull request's number is not known: name it with --pr"));
+    }
+    if event.is_fork != Some(false) {
+        let head = event.head_repo.as_deref().unwrap_or("a repository that is gone");
+        return Err(skip(Reason::EventFork, format!("the pull request comes from {head}: untrusted code gets no secrets and no deploy")));
+    }
+    if is_dependabot(event) {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
+    Ok(Occasion::PullRequest { open })
+}
+
+fn is_dependabot(event: &Event) -> bool {
+    [&event.actor, &event.more.author].into_iter().flatten().any(|login| login == "dependabot[bot]")
+}
+
+fn dispatched(event: &Event) -> std::result::Result<Occasion, Stop> {
+    let input = |name: &str| event.more.inputs.get(name).cloned();
+    let asked = event.more.deployment_environment.clone().or_else(|| input("environment"));
+    let Some(environment) = asked else {
+        let sentence = match event.kind {
+            Kind::Deployment => return Err(skip(Reason::EventIgnored, "this deployment is tidegate's own record of a delivery")),
+            Kind::RepositoryDispatch => "the client_payload names no `environment`",
+            _dispatch => "no environment is named: give the workflow an input `environment`, or the step `environment:`",
+        };
+        return Err(refuse(Reason::InputEnvironment, sentence));
+    };
+    Ok(Occasion::Manual { environment, version: input("version").or_else(|| input("sha")) })
+}
+
+/// Whether an environment claims the occasion: why, or why not.
+fn claims(rules: &Environment, occasion: &Occasion, event: &Event, variables: &Variables) -> std::result::Result<String, Stop> {
+    let mut no: Option<Stop> = None;
+    for when in rules.when.as_slice() {
+        match claim(when, rules, occasion, event) {
+            Ok(why) => return condition(rules, variables).map(|()| why),
+            Err(stop) if no.as_ref().is_none_or(|old| old.reason == Reason::EventIgnored) => no = Some(stop),
+            Err(_less_specific) => {}
+        }
+    }
+    Err(no.unwrap_or_else(|| skip(Reason::EventIgnored, "`when:` is empty")))
+}
+
+fn condition(rules: &Environment, variables: &Variables) -> std::result::Result<(), Stop> {
+    match &rules.r#if {
+        Some(condition) if variables.get(&condition.var).is_none() => {
+            Err(skip(Reason::EventCondition, format!("the variable `{}` is not set", condition.var)))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn claim(when: &When, rules: &Environment, occasion: &Occasion, event: &Event) -> std::result::Result<String, Stop> {
+    let no = |sentence: String| Err(skip(Reason::EventIgnored, sentence));
+    match (when, occasion) {
+        (When::Event(WhenEvent::Manual), _) => no("only by hand".into()),
+        (When::Event(WhenEvent::Merge), Occasion::Push { branch, is_default: true }) => {
+            Ok(format!("a merge to {branch}, the default branch"))
+        }
+        (When::Event(WhenEvent::Merge), Occasion::Push { branch, .. }) => no(format!("{branch} is not the default branch")),
+        (When::Event(WhenEvent::Release), Occasion::Tag { tag, prerelease }) => release(rules, tag, *prerelease),
+        (When::Event(WhenEvent::PullRequest), Occasion::PullRequest { open }) => preview(rules, event, *open),
+        (When::Branch(rule), Occasion::Push { branch, .. }) => {
+            match (glob(&rule.branch, branch), rule.except.iter().find(|glob_| glob(glob_, branch))) {
+                (true, None) => Ok(format!("{branch} matches {}", rule.branch)),
+                (true, Some(except)) => no(format!("{branch} is excepted by {except}")),
+                (false, _) => no(format!("{branch} does not match {}", rule.branch)),
+            }
+        }
+        (When::Tag(rule), Occasion::Tag { tag, .. }) => {
+            let whole = regex::Regex::new(&format!("^(?:{})$", rule.tag)).is_ok_and(|regex| regex.is_match(tag));
+            if whole { Ok(format!("{tag} matches {}", rule.tag)) } else { no(format!("{tag} does not match {}", rule.tag)) }
+        }
+        (When::Event(event), _) => no(format!("waits for {}", spoken(*event))),
+        (When::Branch(rule), _) => no(format!("waits for pushes to {}", rule.branch)),
+        (When::Tag(rule), _) => no(format!("waits for tags {}", rule.tag)),
+    }
+}
+
+fn spoken(event: WhenEvent) -> &'static str {
+    match event {
+        WhenEvent::Merge => "merges to the default branch",
+        WhenEvent::Release => "releases",
+        WhenEvent::PullRequest => "pull requests",
+        WhenEvent::Manual => "a person",
+    }
+}
+
+fn release(rules: &Environment, tag: &str, marked: bool) -> std::result::Result<String, Stop> {
+    let version = match Version::parse(tag) {
+        Ok(version) if version.is_semver() => version,
+        Ok(_) | Err(_) => {
+            let sentence = format!("{tag} is not a SemVer version such as v1.4.2; claim other tags with `when: {{tag: …}}`");
+            return Err(skip(Reason::EventNotAVersion, sentence));
+        }
+    };
+    if (marked || version.is_prerelease()) && !rules.prereleases {
+        return Err(skip(Reason::EventPrerelease, format!("{version} is a pre-release; set `prereleases: true` to take those")));
+    }
+    Ok(format!("a release, {tag}"))
+}
+
+fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Result<String, Stop> {
+    let number = event.pr.unwrap_or_default();
+    if !open {
+        return Ok(format!("pull request {number} was closed"));
+    }
+    if event.more.draft && !rules.drafts {
+        return Err(skip(Reason::EventDraft, "the pull request is a draft; set `drafts: true` to preview those"));
+    }
+    let wanted = |label: &String| rules.labels.contains(label);
+    if !rules.labels.is_empty() && !event.more.labels.iter().any(wanted) {
+        return Err(skip(Reason::EventLabel, format!("the pull request has none of the labels {}", rules.labels.join(", "))));
+    }
+    let about_other_label = event.more.label.as_ref().is_some_and(|label| !rules.labels.contains(label));
+    if event.action.as_deref() == Some("labeled") && about_other_label {
+        return Err(skip(Reason::EventLabel, "the label that was added does not matter here"));
+    }
+    Ok(format!("pull request {number} is open"))
+}
+
+fn glob(pattern: &str, name: &str) -> bool {
+    let built = globset::GlobBuilder::new(pattern).literal_separator(true).build();
+    built.is_ok_and(|glob| glob.compile_matcher().is_match(name))
+}
+
+/// One environment claims the event: its version and commit.
+fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts, rulings: Vec<Ruling>) -> Result<Decision> {
+    let mut decision = Decision {
+        outcome: Outcome::Deploy,
+        reason: Reason::Planned,
+        sentence: rulings.iter().find(|ruling| ruling.matched).map(|ruling| ruling.why.clone()).unwrap_or_default(),
+        environment: Some(environment),
+        version: None,
+        commit: event.sha.clone(),
+        rulings,
+    };
+    if matches!(occasion, Occasion::PullRequest { open: false }) {
+        decision.outcome = Outcome::Remove;
+        return Ok(decision);
+    }
+    if let Occasion::Tag { tag, .. } = occasion {
+        if facts.on_default_branch == Some(false) {
+            let branch = event.default_branch.as_deref().unwrap_or("the default branch");
+            let sentence = format!("{tag} is not on {branch}; a hot fix is deployed by hand: tidegate deploy ENVIRONMENT {tag}");
+            return Ok(stopped(skip(Reason::EventOffDefault, sentence), decision.rulings));
+        }
+        decision.version = Some(Version::parse(tag)?);
+    }
+    let commit = event.sha.as_deref().ok_or_else(|| {
+        Error::new(Reason::InputEvent, "the commit is not known").hint("name it with --sha, or run inside a git checkout")
+    })?;
+    if let Occasion::Push { .. } = occasion {
+        decision.version = Some(Version::parse(&short(commit))?);
+    }
+    if let Occasion::PullRequest { .. } = occasion {
+        decision.version = Some(Version::parse(&format!("pr-{}-{}", event.pr.unwrap_or_default(), short(commit)))?);
+    }
+    Ok(decision)
+}
+
+/// A deploy by hand: the environment must exist; the version may be a tag, a version or a commit.
+fn manual(event: &Event, config: &Config, environment: &str, version: Option<&str>, facts: &Facts) -> Result<Decision> {
+    let rules = config.environments.get(environment).ok_or_else(|| unknown_environment(config, environment))?;
+    let said = match (version.map(str::trim).filter(|said| !said.is_empty()), &event.tag, &event.sha) {
+        (Some(said), _, _) => said.to_owned(),
+        (None, Some(tag), _) => tag.clone(),
+        (None, None, Some(sha)) => sha.clone(),
+        (None, None, None) => {
+            return Err(Error::new(Reason::InputVersion, format!("no version is named for {environment}"))
+                .hint("name a tag or a commit, as `tidegate deploy production 1.4.2`"));
+        }
+    };
+    let is_commit = crate::event::is_full_sha(&said);
+    let version = Version::parse(if is_commit { said.get(..7).unwrap_or(&said) } else { &said })?;
+    let commit = if is_commit { Some(said.to_ascii_lowercase()) } else { facts.version_commit.clone() };
+    if rules.is_preview() {
+        return Err(Error::new(Reason::InputEnvironment, format!("{environment} is made by pull requests, not by hand"))
+            .hint("push to the pull request, or deploy to another environment"));
+    }
+    let why = "asked for by hand".to_owned();
+    let rulings = config.environments.keys().map(|name| {
+        let matched = name == environment;
+        Ruling { environment: name.clone(), matched, why: if matched { why.clone() } else { format!("{environment} was asked for") } }
+    });
+    let rulings = rulings.collect();
+    let environment = Some(environment.to_owned());
+    Ok(Decision { outcome: Outcome::Deploy, reason: Reason::Planned, environment, version: Some(version), commit, sentence: why, rulings })
+}
+
+/// The error for an environment that is not in the file.
+pub fn unknown_environment(config: &Config, name: &str) -> Error {
+    let known: Vec<&str> = config.environments.keys().map(String::as_str).collect();
+    let near = crate::config::problem::did_you_mean(name, known.iter().copied());
+    let hint = match (near, known.is_empty()) {
+        (Some(near), _) => format!("did you mean {near:?}? known: {}", known.join(", ")),
+        (None, false) => format!("known: {}", known.join(", ")),
+        (None, true) => "tidegate.yml declares no environments".to_owned(),
+    };
+    Error::new(Reason::InputEnvironment, format!("there is no environment {name:?} in tidegate.yml")).hint(hint)
+}
+
+/// The values of `variables:` in this run.
+#[derive(Clone, Debug, Default)]
+pub struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    /// Value = `--set`, then the environment variable, then the default; empty counts as not given.
+    pub fn resolve(config: &Config, set: &[(String, String)], vars: &Vars) -> Result<Self> {
+        for (name, _) in set {
+            if !config.variables.contains_key(name) {
+                let known: Vec<&str> = config.variables.keys().map(String::as_str).collect();
+                return Err(Error::new(Reason::InputInvalid, format!("--set {name}=…: there is no variable {name:?} in tidegate.yml"))
+                    .hint(if known.is_empty() { "none are declared".to_owned() } else { format!("declared: {}", known.join(", ")) }));
+            }
+        }
+        let value = |name: &str, variable: &crate::config::Variable| {
+            let by_hand = set.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.clone());
+            let from_environment = || variable.env.as_deref().and_then(|env| vars.get(env)).map(str::to_owned);
+            by_hand.or_else(from_environment).or_else(|| variable.default.clone()).filter(|value| !value.is_empty())
+        };
+        let pairs = config.variables.iter().filter_map(|(name, variable)| Some((name.clone(), value(name, variable)?)));
+        let resolved: BTreeMap<String, String> = pairs.collect();
+        for (name, value) in &resolved {
+            if value.chars().any(char::is_control) {
+                let sentence = format!("the variable {name:?} holds a control character");
+                return Err(Error::new(Reason::InputInvalid, sentence).hint("variables are single lines of text"));
+            }
+        }
+        Ok(Self(resolved))
+    }
+
+    /// The value of a variable that is set and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// The values of placeholders in this run, without the images' own.
+pub fn values(event: &Event, config: &Config, decision: &Decision, variables: &Variables) -> Values {
+    let mut values = Values::default();
+    values.set("project", Some(config.project.clone()));
+    values.set("environment", decision.environment.clone());
+    values.set("version", decision.version.as_ref().map(Version::to_string));
+    values.set("tag", event.tag.clone());
+    values.set("sha", decision.commit.clone());
+    values.set("short_sha", decision.commit.as_deref().map(short));
+    values.set("branch", event.branch.clone().or_else(|| event.head_ref.clone()));
+    let branch = event.branch.as_deref().or(event.head_ref.as_deref());
+    values.set("branch_slug", branch.map(|branch| slug(branch, 63)));
+    values.set("pr", event.pr.map(|number| number.to_string()));
+    values.set("actor", event.actor.clone());
+    values.set("run_url", event.more.run.url.clone());
+    for (name, value) in &variables.0 {
+        values.set(format!("var.{name}"), Some(value.clone()));
+    }
+    values
+}

@@ -1,0 +1,84 @@
+//! From what was asked to a plan: event, configuration, facts, decision. The front half of every delivery command.
+
+use crate::checkout::Checkout;
+use crate::config::{self, Loaded};
+use crate::context::{self, Decision, Request, Variables};
+use crate::error::{Error, Reason, Result};
+use crate::event::{self, Event, FactFlags, Provider};
+use crate::forge::Forge;
+use crate::gather;
+use crate::plan::{self, Plan};
+use crate::vars::Vars;
+use crate::world::World;
+use std::path::PathBuf;
+
+/// What the user asked for: command, flags and action inputs, merged.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Which delivery.
+    pub request: Request,
+    /// The configuration file named by hand.
+    pub config: Option<PathBuf>,
+    /// `--set NAME=VALUE`.
+    pub set: Vec<(String, String)>,
+    /// Facts by hand.
+    pub facts: FactFlags,
+}
+
+/// Everything that is decided before anything is done.
+pub struct Prepared {
+    /// What happened.
+    pub event: Event,
+    /// The configuration.
+    pub loaded: Loaded,
+    /// The answer.
+    pub decision: Decision,
+    /// The steps.
+    pub plan: Plan,
+    /// The forge to tell.
+    pub forge: Forge,
+}
+
+impl Asked {
+    /// The event of this environment with flags applied.
+    pub fn event(&self, vars: &Vars) -> Result<(Provider, Event)> {
+        let provider = event::provider(vars)?;
+        let mut event = event::read(provider, vars)?;
+        event.apply(&self.facts)?;
+        Ok((provider, event))
+    }
+}
+
+/// Decides and plans. Connects only for facts that the event does not hold.
+pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
+    let (_provider, mut event) = asked.event(&world.vars)?;
+    let loaded = config::load(asked.config.as_deref())?;
+    let variables = Variables::resolve(&loaded.config, &asked.set, &world.vars)?;
+    for name in loaded.config.secret_names() {
+        if let Some(value) = world.vars.get(name) {
+            world.console.mask(&crate::tools::secret::Secret::new(value));
+        }
+    }
+    let forge = Forge::of(&world.vars, &event, &world.console, world.clock)?;
+    let checkout = Checkout::at(&loaded.folder);
+    if asked.request != Request::Event && event.default_branch.is_none() {
+        event.default_branch.clone_from(&event.branch);
+        event.settle_default_branch();
+    }
+    let facts = gather::gather(&mut event, &asked.request, &checkout, &forge).await?;
+    let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
+    let plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
+    Ok(Prepared { event, loaded, decision, plan, forge })
+}
+
+/// `NAME=VALUE` pairs from `--set` and from the action's multi-line input.
+pub fn parse_set(texts: &[String]) -> Result<Vec<(String, String)>> {
+    let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty());
+    let pair = |line: &str| {
+        let (name, value) = line
+            .split_once('=')
+            .ok_or_else(|| Error::new(Reason::InputInvalid, format!("--set {line:?} has no =")).hint("write NAME=VALUE, one per line"))?;
+        Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    lines.map(pair).collect()
+}

@@ -1,0 +1,253 @@
+//! The one comment on a pull request: found by marker and author, a section per environment, races converge to one.
+
+use super::github::GitHub;
+use crate::error::Result;
+use http::Method;
+use serde_json::{Value, json};
+
+/// GitHub takes 65,536 characters; the rest is for other sections to grow.
+const BODY_LIMIT: usize = 60_000;
+const PERMISSION: &str = "pull-requests: write";
+/// How often an upsert starts again because another run wrote at the same time.
+const ROUNDS: usize = 6;
+
+/// What became of the comment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// There was none.
+    Created,
+    /// It was edited in place.
+    Edited,
+    /// It said the same already.
+    Unchanged,
+}
+
+impl Written {
+    /// The word for the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Edited => "edited",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// A section of the comment.
+pub struct Section<'a> {
+    /// The project: a repository may have several.
+    pub project: &'a str,
+    /// The environment's key.
+    pub environment: &'a str,
+    /// Markdown.
+    pub text: &'a str,
+}
+
+struct Found {
+    id: u64,
+    body: String,
+}
+
+/// Writes the section into the pull request's comment.
+pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<Written> {
+    let me = Author::of(github).await;
+    let mut result = Written::Unchanged;
+    for _round in 0..ROUNDS {
+        let mut own = list(github, pr, section.project, &me).await?;
+        own.sort_by_key(|comment| comment.id);
+        let Some(first) = own.first() else {
+            let body = json!({"body": merge(&new_body(section.project), section)});
+            github.expect(Method::POST, &format!("/issues/{pr}/comments"), Some(&body), PERMISSION).await?;
+            result = Written::Created;
+            continue; // look again: another run may have created one at the same moment
+        };
+        let wanted = own.iter().skip(1).fold(first.body.clone(), |body, other| adopt(&body, &other.body));
+        let wanted = merge(&wanted, section);
+        if wanted == first.body && own.len() == 1 {
+            return Ok(result);
+        }
+        let path = format!("/issues/comments/{}", first.id);
+        let patch = json!({"body": wanted});
+        if github.call(Method::PATCH, &path, Some(&patch)).await?.status == 404 {
+            continue; // deleted meanwhile: look again, create anew
+        }
+        if result == Written::Unchanged {
+            result = Written::Edited;
+        }
+        for other in own.iter().skip(1) {
+            github.call(Method::DELETE, &format!("/issues/comments/{}", other.id), None).await?;
+        }
+    }
+    Ok(result)
+}
+
+/// Who this token writes as. Installation tokens (`github.token`) may not ask; they write as a bot.
+enum Author {
+    User(String),
+    Bot,
+}
+
+impl Author {
+    async fn of(github: &GitHub) -> Self {
+        match github.viewer().await {
+            Some(login) => Self::User(login),
+            None => Self::Bot,
+        }
+    }
+
+    fn wrote(&self, comment: &Value) -> bool {
+        let text = |pointer: &str| comment.pointer(pointer).and_then(Value::as_str);
+        match self {
+            Self::User(login) => text("/user/login") == Some(login),
+            Self::Bot => text("/user/type") == Some("Bot"),
+        }
+    }
+}
+
+async fn list(github: &GitHub, pr: u64, project: &str, me: &Author) -> Result<Vec<Found>> {
+    let mut own = Vec::new();
+    for page in 1..=100 {
+        let path = format!("/issues/{pr}/comments?per_page=100&page={page}");
+        let answer = github.expect(Method::GET, &path, None, "pull-requests: read").await?;
+        for comment in answer.body.as_array().into_iter().flatten() {
+            let body = comment.pointer("/body").and_then(Value::as_str).unwrap_or_default();
+            let id = comment.pointer("/id").and_then(Value::as_u64);
+            // The marker counts only as the first line: a quoted comment is not ours.
+            if let Some(id) = id.filter(|_| body.starts_with(&marker(project)) && me.wrote(comment)) {
+                own.push(Found { id, body: body.replace("\r\n", "\n") });
+            }
+        }
+        if !answer.has_next_page() {
+            break;
+        }
+    }
+    Ok(own)
+}
+
+fn marker(project: &str) -> String {
+    format!("<!-- tidegate:{project} -->")
+}
+
+fn new_body(project: &str) -> String {
+    format!("{}\n", marker(project))
+}
+
+fn open(environment: &str) -> String {
+    format!("<!-- tidegate:section:{environment} -->")
+}
+
+const CLOSE: &str = "<!-- tidegate:end -->";
+
+/// The body with the section put in, in place of the environment's older one.
+fn merge(body: &str, section: &Section<'_>) -> String {
+    let text = section.text.replace("<!--", "<!\u{200b}--");
+    let (open, close) = (open(section.environment), CLOSE);
+    let room = BODY_LIMIT.saturating_sub(1000);
+    let block = format!("{open}\n{}\n{close}\n", shorten(text.trim_end(), room));
+    let merged = match split_at_section(body, &open) {
+        Some((before, after)) => format!("{before}{block}{after}"),
+        None => format!("{body}{block}"),
+    };
+    if merged.chars().count() <= BODY_LIMIT {
+        return merged;
+    }
+    // Older sections are the less important part: the new one stays whole.
+    format!("{}\n{block}", body.lines().next().unwrap_or_default())
+}
+
+/// The body with the sections of another comment that it lacks.
+fn adopt(body: &str, other: &str) -> String {
+    let mut merged = body.to_owned();
+    let mut rest = other;
+    while let Some(start) = rest.find("<!-- tidegate:section:") {
+        let Some(from) = rest.get(start..) else { break };
+        let Some(end) = from.find(CLOSE) else { break };
+        let Some((block, after)) = from.split_at_checked(end + CLOSE.len()) else { break };
+        let head = block.lines().next().unwrap_or_default();
+        if !merged.contains(head) {
+            merged.push_str(block);
+            merged.push('\n');
+        }
+        rest = after;
+    }
+    merged
+}
+
+fn split_at_section<'a>(body: &'a str, open: &str) -> Option<(&'a str, &'a str)> {
+    let (before, from) = body.split_once(open)?;
+    let (_old, after) = from.split_once(CLOSE)?;
+    Some((before, after.strip_prefix('\n').unwrap_or(after)))
+}
+
+/// Cuts the middle out of a long text, at line ends, and closes a code fence that was cut open.
+pub fn shorten(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    let take = |lines: &mut dyn Iterator<Item = &str>, room: usize| {
+        let mut kept: Vec<String> = Vec::new();
+        let mut used = 0;
+        for line in lines {
+            used += line.chars().count() + 1;
+            if used > room {
+                break;
+            }
+            kept.push(line.to_owned());
+        }
+        kept
+    };
+    let head = take(&mut text.lines(), limit * 2 / 3);
+    let mut tail = take(&mut text.lines().rev(), limit / 4);
+    tail.reverse();
+    let open = |lines: &[String]| lines.iter().filter(|line| line.starts_with("```")).count() % 2 == 1;
+    let fence = |wanted: bool| if wanted { "```\n" } else { "" };
+    format!(
+        "{}\n{}\n… cut; the job's log has everything …\n\n{}{}",
+        head.join("\n"),
+        fence(open(&head)),
+        fence(open(&tail)),
+        tail.join("\n")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section<'a>(environment: &'a str, text: &'a str) -> Section<'a> {
+        Section { project: "p", environment, text }
+    }
+
+    #[test]
+    fn sections_are_replaced_and_others_kept() {
+        let one = merge(&new_body("p"), &section("dev", "first"));
+        let two = merge(&one, &section("staging", "second"));
+        let three = merge(&two, &section("dev", "third"));
+        assert!(three.contains("third") && three.contains("second") && !three.contains("first"));
+        assert_eq!(merge(&three, &section("dev", "third")), three, "the same text changes nothing");
+    }
+
+    #[test]
+    fn foreign_sections_are_adopted_once() {
+        let one = merge(&new_body("p"), &section("dev", "d"));
+        let two = merge(&new_body("p"), &section("staging", "s"));
+        let both = adopt(&one, &two);
+        assert!(both.contains("section:dev") && both.contains("section:staging"));
+        assert_eq!(adopt(&both, &two), both);
+    }
+
+    #[test]
+    fn a_section_cannot_close_itself_or_plant_a_marker() {
+        let body = merge(&new_body("p"), &section("dev", "x <!-- tidegate:end --> <!-- tidegate:section:staging -->"));
+        assert_eq!(body.matches(CLOSE).count(), 1);
+        assert!(!body.contains("<!-- tidegate:section:staging"));
+    }
+
+    #[test]
+    fn long_texts_keep_head_and_tail_within_the_limit() {
+        let text = format!("head\n```\n{}\n```\ntail", "log line\n".repeat(20_000));
+        let body = merge(&new_body("p"), &section("dev", &text));
+        assert!(body.chars().count() <= BODY_LIMIT && body.contains("head") && body.contains("tail"));
+        assert_eq!(body.matches("```").count() % 2, 0);
+    }
+}

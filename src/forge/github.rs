@@ -1,0 +1,332 @@
+//! GitHub's REST API through octocrab: one request function that honours rate limits, and the calls tidegate makes.
+//!
+//! octocrab's own retries are off: they repeat POSTs at once. <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>
+
+use super::DeploymentState;
+use crate::checkout::Ancestry;
+use crate::error::{Error, Reason, Result};
+use crate::tools::http::{chain, is_repeatable};
+use crate::tools::secret::Secret;
+use crate::tools::wait::{Backoff, Clock};
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use octocrab::service::middleware::retry::RetryConfig;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const TRIES: u32 = 5;
+/// The longest that GitHub may ask us to wait before we stop asking.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A repository on GitHub.
+#[derive(Clone)]
+pub struct GitHub {
+    client: octocrab::Octocrab,
+    repository: String,
+    clock: Clock,
+}
+
+/// An answer of the API.
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body, or null.
+    pub body: Value,
+    headers: HeaderMap,
+}
+
+impl Answer {
+    /// Whether there is another page.
+    pub fn has_next_page(&self) -> bool {
+        let link = self.headers.get("link").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        link.contains("rel=\"next\"")
+    }
+
+    /// A text of the body.
+    pub fn text(&self, pointer: &str) -> Option<String> {
+        self.body.pointer(pointer)?.as_str().map(str::to_owned)
+    }
+
+    fn message(&self) -> String {
+        self.text("/message").unwrap_or_else(|| format!("status {}", self.status))
+    }
+
+    fn header_seconds(&self, name: &str) -> Option<u64> {
+        self.headers.get(name)?.to_str().ok()?.trim().parse().ok()
+    }
+
+    /// A rate limit: how long to wait. A 403 for lack of permission is none.
+    fn rate_limited(&self) -> Option<Duration> {
+        if !matches!(self.status, 403 | 429) {
+            return None;
+        }
+        if let Some(seconds) = self.header_seconds("retry-after") {
+            return Some(Duration::from_secs(seconds));
+        }
+        if self.header_seconds("x-ratelimit-remaining") == Some(0) {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+            let reset = self.header_seconds("x-ratelimit-reset").unwrap_or(now + 60);
+            return Some(Duration::from_secs(reset.saturating_sub(now).max(1)));
+        }
+        let secondary = self.status == 429 || self.message().contains("secondary rate limit");
+        secondary.then_some(Duration::from_secs(60))
+    }
+}
+
+/// A pull request that a commit came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRequest {
+    /// Its number.
+    pub number: u64,
+}
+
+/// What a deployment record says.
+pub struct NewDeployment<'a> {
+    /// The commit.
+    pub sha: &'a str,
+    /// The environment's name on the forge.
+    pub environment: &'a str,
+    /// One sentence.
+    pub description: &'a str,
+    /// Whether it goes away with a pull request.
+    pub transient: bool,
+    /// Whether users see it.
+    pub production: bool,
+    /// Facts for later runs.
+    pub payload: Value,
+}
+
+/// A change of a deployment record.
+pub struct DeploymentStatus<'a> {
+    /// The record.
+    pub id: u64,
+    /// How it stands.
+    pub state: DeploymentState,
+    /// One sentence.
+    pub description: &'a str,
+    /// Where the log is.
+    pub log_url: Option<&'a str>,
+    /// Where it can be seen.
+    pub environment_url: Option<&'a str>,
+}
+
+impl GitHub {
+    /// A client for one repository. Needs a Tokio runtime.
+    pub fn new(url: &str, token: &Secret, repository: &str, clock: Clock) -> Result<Self> {
+        let broken = |error: octocrab::Error| {
+            Error::new(Reason::InputInvalid, format!("the GitHub API at {url} cannot be used: {}", chain(&error)))
+                .hint("GITHUB_API_URL is set by the runner; on a laptop leave it unset for github.com")
+        };
+        let client = octocrab::Octocrab::builder()
+            .base_uri(url)
+            .map_err(broken)?
+            .personal_token(token.expose().to_owned())
+            .set_connect_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .add_retry_config(RetryConfig::None)
+            .add_header(http::header::ACCEPT, "application/vnd.github+json".to_owned())
+            .build()
+            .map_err(broken)?;
+        Ok(Self { client, repository: repository.to_owned(), clock })
+    }
+
+    /// owner/name.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// Sends a request below the repository. Rate limits and passing failures are waited out; an ambiguous POST is not repeated.
+    pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let route = format!("/repos/{}{path}", self.repository);
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8));
+        let mut last = String::new();
+        for attempt in 1..=TRIES {
+            let (pause, repeat) = match self.once(&method, &route, body).await {
+                Ok(answer) => match answer.rate_limited() {
+                    Some(wait) if wait <= LONGEST_WAIT && attempt < TRIES => (wait, true),
+                    _settled if answer.status < 500 || attempt == TRIES => return Ok(answer),
+                    _passing => {
+                        last = answer.message();
+                        (backoff.pause(), is_repeatable(&method) || method == Method::PATCH)
+                    }
+                },
+                Err(lost) => {
+                    last = lost;
+                    (backoff.pause(), is_repeatable(&method) || method == Method::PATCH)
+                }
+            };
+            if !repeat || attempt == TRIES {
+                break;
+            }
+            self.clock.sleep(pause).await;
+        }
+        let sentence = format!("GitHub did not answer {method} {route}: {last}");
+        Err(Error::new(Reason::ForgeFailed, sentence).hint("https://www.githubstatus.com shows incidents; running the job again is safe"))
+    }
+
+    async fn once(&self, method: &Method, route: &str, body: Option<&Value>) -> std::result::Result<Answer, String> {
+        let text = body.map(Value::to_string).unwrap_or_default();
+        let mut request = http::Request::builder().method(method).uri(route).header("X-GitHub-Api-Version", "2022-11-28");
+        if body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(text).map_err(|error| error.to_string())?;
+        let whole = async {
+            let response = self.client.execute(request).await.map_err(|error| chain(&error))?;
+            let (parts, body) = response.into_parts();
+            let limited = http_body_util::Limited::new(body, ANSWER_LIMIT);
+            let bytes = limited.collect().await.map_err(|error| error.to_string())?.to_bytes();
+            let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            Ok(Answer { status: parts.status.as_u16(), body, headers: parts.headers })
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, whole).await.map_err(|_elapsed| "no answer within 60s".to_owned())?
+    }
+
+    /// The answer when it is a success, else an error that says which permission is missing.
+    pub async fn expect(&self, method: Method, path: &str, body: Option<&Value>, permission: &str) -> Result<Answer> {
+        let answer = self.call(method.clone(), path, body).await?;
+        match answer.status {
+            200..=299 => Ok(answer),
+            401 => Err(Error::new(Reason::AuthExpired, format!("GitHub refuses the token: {}", answer.message()))
+                .hint("pass `token: ${{ github.token }}` to the step; a token lives as long as its job")),
+            403 | 404 => {
+                let sentence = format!("GitHub refuses {method} {path} of {}: {}", self.repository, answer.message());
+                Err(Error::new(Reason::AuthDenied, sentence)
+                    .hint(format!("add `{permission}` under `permissions:` of the job (naming one permission sets the others to none)")))
+            }
+            status => {
+                let sentence = format!("GitHub answers {status} to {method} {path} of {}: {}", self.repository, answer.message());
+                Err(Error::new(Reason::ForgeFailed, sentence))
+            }
+        }
+    }
+
+    /// The default branch's name.
+    pub async fn default_branch(&self) -> Result<Option<String>> {
+        Ok(self.expect(Method::GET, "", None, "contents: read").await?.text("/default_branch"))
+    }
+
+    /// The commit of a tag, or else of a branch or commit id. Tag objects are followed.
+    pub async fn commit_of(&self, name: &str) -> Result<Option<String>> {
+        for full in [format!("tags/{name}"), name.to_owned()] {
+            let answer = self.call(Method::GET, &format!("/commits/{}", encode_path(&full)), None).await?;
+            match answer.status {
+                200 => return Ok(answer.text("/sha")),
+                404 | 422 => {}
+                _other => {
+                    return Err(Error::new(Reason::ForgeFailed, format!("GitHub cannot say which commit {name} is: {}", answer.message())));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// How `head` relates to `base`. Unknown commits have no answer.
+    pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
+        let path = format!("/compare/{}...{}?per_page=1", encode(base), encode(head));
+        let answer = self.call(Method::GET, &path, None).await?;
+        Ok(match answer.text("/status").as_deref() {
+            Some("identical") => Some(Ancestry::Same),
+            Some("ahead") => Some(Ancestry::Newer),
+            Some("behind") => Some(Ancestry::Older),
+            Some("diverged") => Some(Ancestry::Diverged),
+            _unknown => None,
+        })
+    }
+
+    /// The merged pull request that brought a commit to a branch. The index may lag behind a merge: three tries.
+    pub async fn pull_request_of(&self, sha: &str, branch: Option<&str>) -> Result<Option<PullRequest>> {
+        for attempt in 0..3_u64 {
+            let path = format!("/commits/{sha}/pulls?per_page=100");
+            let answer = self.expect(Method::GET, &path, None, "pull-requests: read").await?;
+            let pulls = answer.body.as_array().cloned().unwrap_or_default();
+            let fits = |pull: &&Value| {
+                let merged = pull.pointer("/merged_at").is_some_and(|at| !at.is_null());
+                let base = pull.pointer("/base/ref").and_then(Value::as_str);
+                merged && (branch.is_none() || base == branch)
+            };
+            let exact = |pull: &&Value| pull.pointer("/merge_commit_sha").and_then(Value::as_str) == Some(sha);
+            let found = pulls.iter().filter(fits).find(exact).or_else(|| pulls.iter().find(fits));
+            if let Some(number) = found.and_then(|pull| pull.pointer("/number")).and_then(Value::as_u64) {
+                return Ok(Some(PullRequest { number }));
+            }
+            if attempt < 2 {
+                self.clock.sleep(Duration::from_secs(2 + 3 * attempt)).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The login that this token acts as; installation tokens may not ask.
+    pub async fn viewer(&self) -> Option<String> {
+        let answer = self.once(&Method::GET, "/user", None).await.ok()?;
+        answer.text("/login").filter(|_| answer.status == 200)
+    }
+
+    /// Records that a delivery begins; the id of the record.
+    pub async fn create_deployment(&self, new: &NewDeployment<'_>) -> Result<u64> {
+        let body = json!({
+            "ref": new.sha,
+            "task": super::DEPLOYMENT_TASK,
+            "auto_merge": false,
+            "required_contexts": [],
+            "environment": new.environment,
+            "description": cut(new.description, 140),
+            "transient_environment": new.transient,
+            "production_environment": new.production,
+            "payload": new.payload,
+        });
+        let answer = self.expect(Method::POST, "/deployments", Some(&body), "deployments: write").await?;
+        let id = answer.body.pointer("/id").and_then(Value::as_u64);
+        id.filter(|_| answer.status == 201)
+            .ok_or_else(|| Error::new(Reason::ForgeFailed, format!("GitHub did not record the deployment: {}", answer.message())))
+    }
+
+    /// Changes how a deployment record stands.
+    pub async fn set_deployment(&self, status: &DeploymentStatus<'_>) -> Result<()> {
+        let mut body = json!({
+            "state": match status.state {
+                DeploymentState::InProgress => "in_progress",
+                DeploymentState::Success => "success",
+                DeploymentState::Failure => "failure",
+                DeploymentState::Error => "error",
+                DeploymentState::Inactive => "inactive",
+            },
+            "description": cut(status.description, 140),
+        });
+        for (name, value) in [("log_url", status.log_url), ("environment_url", status.environment_url)] {
+            if let (Some(value), Some(map)) = (value, body.as_object_mut()) {
+                map.insert(name.to_owned(), json!(value));
+            }
+        }
+        let path = format!("/deployments/{}/statuses", status.id);
+        self.expect(Method::POST, &path, Some(&body), "deployments: write").await.map(drop)
+    }
+
+    /// The records of an environment, newest first.
+    pub async fn deployments(&self, environment: &str) -> Result<Vec<u64>> {
+        let path = format!("/deployments?environment={}&per_page=100", encode(environment));
+        let answer = self.expect(Method::GET, &path, None, "deployments: read").await?;
+        let records = answer.body.as_array().cloned().unwrap_or_default();
+        Ok(records.iter().filter_map(|record| record.pointer("/id")?.as_u64()).collect())
+    }
+}
+
+fn encode(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+fn encode_path(text: &str) -> String {
+    text.split('/').map(encode).collect::<Vec<_>>().join("/")
+}
+
+/// At most `limit` characters, with an ellipsis when something was cut.
+pub fn cut(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(limit.saturating_sub(1)).collect();
+    format!("{head}…")
+}

@@ -1,0 +1,85 @@
+//! The forge's API: comments, deployments, ancestry. Which forge is one match here.
+
+use crate::checkout::Ancestry;
+use crate::error::Result;
+use crate::event::Event;
+use crate::tools::console::Console;
+use crate::tools::secret::Secret;
+use crate::tools::wait::Clock;
+use crate::vars::Vars;
+
+pub mod comments;
+pub mod github;
+
+/// The task name of deployments that tidegate records, so that it never takes one for a request.
+pub const DEPLOYMENT_TASK: &str = "deploy:tidegate";
+
+/// A forge that can be asked.
+#[derive(Clone)]
+pub enum Forge {
+    /// GitHub or GitHub Enterprise.
+    GitHub(github::GitHub),
+    /// None: no token or no repository. `why` says what is missing.
+    Absent {
+        /// What is missing, for a person.
+        why: String,
+    },
+}
+
+/// How a deployment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeploymentState {
+    /// It is being done.
+    InProgress,
+    /// It runs.
+    Success,
+    /// It was tried and failed.
+    Failure,
+    /// It was broken off.
+    Error,
+    /// It is gone.
+    Inactive,
+}
+
+impl Forge {
+    /// The forge of this run. A token comes from the step's input, or from the usual variables.
+    pub fn of(vars: &Vars, event: &Event, console: &Console, clock: Clock) -> Result<Self> {
+        let absent = |why: &str| Ok(Self::Absent { why: why.to_owned() });
+        let token = ["INPUT_TOKEN", "GITHUB_TOKEN", "GH_TOKEN"].into_iter().find_map(|name| vars.get(name));
+        let (Some(token), Some(repository)) = (token, &event.more.repository) else {
+            return absent(if token.is_none() {
+                "no token (`token:` of the step, or GITHUB_TOKEN)"
+            } else {
+                "no repository (--repository)"
+            });
+        };
+        let token = Secret::new(token);
+        console.mask(&token);
+        let url = vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com");
+        Ok(Self::GitHub(github::GitHub::new(url, &token, repository, clock)?))
+    }
+
+    /// The default branch's name.
+    pub async fn default_branch(&self) -> Result<Option<String>> {
+        match self {
+            Self::GitHub(github) => github.default_branch().await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// The commit that a tag, branch or commit id names.
+    pub async fn commit_of(&self, name: &str) -> Result<Option<String>> {
+        match self {
+            Self::GitHub(github) => github.commit_of(name).await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// How `head` relates to `base`: newer when it contains it.
+    pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
+        match self {
+            Self::GitHub(github) => github.compare(base, head).await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Conditions before the switch.
+
+pub mod drain;

@@ -1,0 +1,101 @@
+//! Reads what a decision needs from outside and the event does not hold. The only stage before `run` that may connect.
+
+use crate::checkout::{Ancestry, Checkout};
+use crate::context::{Facts, Request};
+use crate::error::{Error, Reason, Result};
+use crate::event::{Event, Kind};
+use crate::forge::Forge;
+
+/// What `explain` takes for granted instead of asking: it opens no connection.
+pub fn assume(event: &Event, request: &Request) -> Facts {
+    let mut facts = Facts::default();
+    if let Some(tag) = released_tag(event, request) {
+        let default = event.default_branch.as_deref();
+        let hint = event.more.target_hint.as_deref();
+        // The hint counts only when it names another branch; a commit or nothing says nothing.
+        let elsewhere = hint.is_some_and(|target| Some(target) != default && !crate::event::is_full_sha(target));
+        facts.on_default_branch = Some(!elsewhere);
+        let branch = default.unwrap_or("the default branch");
+        facts.assumed.push(match elsewhere {
+            true => format!("{tag} is not on {branch}: the release's target is {}", hint.unwrap_or_default()),
+            false => format!("{tag} is on {branch}"),
+        });
+    }
+    if let Some(version) = named_version(event, request) {
+        facts.assumed.push(format!("the version {version} exists"));
+    }
+    facts
+}
+
+/// Asks git first, then the forge, and only what this event needs.
+pub async fn gather(event: &mut Event, request: &Request, checkout: &Checkout, forge: &Forge) -> Result<Facts> {
+    let mut facts = Facts::default();
+    if event.default_branch.is_none() && event.kind != Kind::Manual {
+        event.default_branch = forge.default_branch().await?;
+        event.settle_default_branch();
+    }
+    if event.kind == Kind::Release && event.sha.is_none() || *request == Request::Release && event.sha.is_none() {
+        let tag = event.tag.clone().unwrap_or_default();
+        let commit = match checkout.resolve(&tag) {
+            Some(commit) => Some(commit),
+            None => forge.commit_of(&tag).await?,
+        };
+        event.set_sha(commit);
+    }
+    if let Some(tag) = released_tag(event, request) {
+        facts.on_default_branch = Some(on_default_branch(event, &tag, checkout, forge).await?);
+    }
+    if let Some(version) = named_version(event, request) {
+        facts.version_commit = version_commit(&version, checkout, forge).await?;
+    }
+    Ok(facts)
+}
+
+fn released_tag(event: &Event, request: &Request) -> Option<String> {
+    let by_event = *request == Request::Event && matches!(event.kind, Kind::Release | Kind::PushTag);
+    let released = by_event || *request == Request::Release;
+    event.tag.clone().filter(|_| released && event.more.moved_from.is_none())
+}
+
+fn named_version(event: &Event, request: &Request) -> Option<String> {
+    let said = match request {
+        Request::Deploy { version, .. } => Some(version.clone()),
+        Request::Event => event.more.inputs.get("version").cloned(),
+        Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed => None,
+    };
+    said.filter(|version| !crate::event::is_full_sha(version))
+}
+
+async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge: &Forge) -> Result<bool> {
+    let unknown = |why: &str| {
+        Error::new(Reason::InputEvent, format!("it cannot be said whether {tag} is on the default branch: {why}")).hint(
+            "give the step a token (`token: ${{ github.token }}`, contents: read) or check out with `fetch-depth: 0`; or deploy by hand",
+        )
+    };
+    let sha = event.sha.as_deref().ok_or_else(|| unknown("its commit is not known"))?;
+    let default = event.default_branch.as_deref().ok_or_else(|| unknown("the default branch is not known"))?;
+    let by_git = checkout.remote_tip(default).and_then(|tip| checkout.ancestry(sha, &tip));
+    let answer = match by_git {
+        Some(answer) => Some(answer),
+        None => forge.compare(default, sha).await?,
+    };
+    match answer.ok_or_else(|| unknown("neither git nor the forge knows both"))? {
+        Ancestry::Same | Ancestry::Older => Ok(true),
+        Ancestry::Newer | Ancestry::Diverged => Ok(false),
+    }
+}
+
+/// The exact tag first, then the other spelling (`v1.2.3` and `1.2.3` are one version), then a branch or commit.
+async fn version_commit(version: &str, checkout: &Checkout, forge: &Forge) -> Result<Option<String>> {
+    let other = match version.strip_prefix('v') {
+        Some(bare) => bare.to_owned(),
+        None => format!("v{version}"),
+    };
+    if let Some(commit) = checkout.resolve(version).or_else(|| checkout.resolve(&other)) {
+        return Ok(Some(commit));
+    }
+    match forge.commit_of(version).await? {
+        Some(commit) => Ok(Some(commit)),
+        None => forge.commit_of(&other).await,
+    }
+}

@@ -1,0 +1,168 @@
+//! Parse, run, exit code.
+
+use clap::{CommandFactory, Parser};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU8, Ordering};
+use tidegate::cli::{self, Cli, Command, Delivery, Format};
+use tidegate::commands;
+use tidegate::delivery::{self, Asked};
+use tidegate::error::{Error, Reason, Result};
+use tidegate::report::{Report, outputs};
+use tidegate::tools::console::Console;
+use tidegate::tools::wait::{Cancel, Clock};
+use tidegate::vars::Vars;
+use tidegate::world::World;
+use tidegate::{context::Request, rehearse, run};
+
+/// 128 + the signal that cancelled the run.
+static SIGNAL_CODE: AtomicU8 = AtomicU8::new(0);
+
+fn main() -> ExitCode {
+    let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse_from(cli::without_empty(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())));
+    let vars = Vars::of_process();
+    let console = Console::of_process(&vars);
+    match dispatch(&cli.command, vars, &console) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            console.error(error.reason.name(), &error.lines());
+            ExitCode::from(exit_code(error.reason))
+        }
+    }
+}
+
+fn exit_code(reason: Reason) -> u8 {
+    match (reason, SIGNAL_CODE.load(Ordering::SeqCst)) {
+        (Reason::Cancelled, code) if code > 0 => code,
+        _other => reason.exit_code(),
+    }
+}
+
+fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
+    match command {
+        Command::Check(file) => commands::check::run(console, file.config.as_deref()).map(|()| 0),
+        Command::Schema => print(&commands::schema::text()),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "tidegate", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Explain(about) => {
+            let explanation = commands::explain::explain(&about.asked(&vars)?, &vars)?;
+            match about.delivery.format {
+                Format::Json => print(&format!("{:#}\n", explanation.json())),
+                Format::Text => {
+                    explanation.print(console);
+                    Ok(0)
+                }
+            }
+        }
+        Command::Run(_)
+        | Command::Merge(_)
+        | Command::Release(_)
+        | Command::PrOpened(_)
+        | Command::PrClosed(_)
+        | Command::Deploy(_)
+        | Command::Plan(_)
+        | Command::Drain(_)
+        | Command::Rehearse(_) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = runtime.map_err(|error| Error::new(Reason::Internal, format!("no runtime: {error}")))?;
+            let code = runtime.block_on(with_world(command, vars, console.clone()));
+            runtime.shutdown_background(); // what still waits belongs to a run that has ended
+            code
+        }
+    }
+}
+
+async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u8> {
+    let cancel = Cancel::new();
+    listen(cancel.clone());
+    let scratch = std::env::temp_dir();
+    let world = World { vars, console, clock: Clock::real(), cancel, rehearsal: false, scratch };
+    match command {
+        Command::Run(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
+        Command::Merge(args) => deliver(&world, args, args.asked(Request::Merge, &world.vars)).await,
+        Command::Release(args) => deliver(&world, args, args.asked(Request::Release, &world.vars)).await,
+        Command::PrOpened(args) => deliver(&world, args, args.asked(Request::PrOpened, &world.vars)).await,
+        Command::PrClosed(args) => deliver(&world, args, args.asked(Request::PrClosed, &world.vars)).await,
+        Command::Deploy(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
+        Command::Plan(about) => {
+            let plan = commands::plan::plan(&world, &about.asked(&world.vars)?).await?;
+            match about.delivery.format {
+                Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&plan).unwrap_or_default())),
+                Format::Text => {
+                    plan.lines().iter().for_each(|line| world.console.line(line));
+                    Ok(0)
+                }
+            }
+        }
+        Command::Drain(args) => commands::drain::run(&world, args).await.map(|()| 0),
+        Command::Rehearse(args) => {
+            let report = rehearse::rehearse(&world, args.config.as_deref(), &args.rehearsal).await?;
+            Ok(finish(&world, &report))
+        }
+        Command::Check(_) | Command::Schema | Command::Completions { .. } | Command::Explain(_) => Ok(0), // done without a runtime
+    }
+}
+
+async fn deliver(world: &World, args: &Delivery, asked: Result<Asked>) -> Result<u8> {
+    let report = match asked {
+        Ok(asked) => match delivery::prepare(world, &asked).await {
+            Ok(prepared) => run::run(world, &prepared).await.0,
+            Err(error) => Report::of_error(&error),
+        },
+        Err(error) => Report::of_error(&error),
+    };
+    publish(world, args, &report)?;
+    Ok(finish(world, &report))
+}
+
+/// Outputs, summary and report file, also for a run that failed.
+fn publish(world: &World, args: &Delivery, report: &Report) -> Result<()> {
+    for warning in outputs::write(report, args.report.as_deref(), &world.vars) {
+        world.console.warning(&warning);
+    }
+    if let Some(path) = &args.report {
+        outputs::write_report(report, Path::new(path))?;
+    }
+    if args.format == Format::Json {
+        print(&format!("{}\n", serde_json::to_string_pretty(report).unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+fn finish(world: &World, report: &Report) -> u8 {
+    if let Some(error) = &report.error {
+        world.console.error(error.reason.name(), &error.lines());
+    }
+    exit_code(report.reason)
+}
+
+/// The first signal asks the run to stop in order, the second one ends the process.
+fn listen(cancel: Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+    tokio::spawn(async move {
+        loop {
+            let code = tokio::select! {
+                Some(()) = interrupt.recv() => 130,
+                Some(()) = terminate.recv() => 143,
+                else => return,
+            };
+            if SIGNAL_CODE.swap(code, Ordering::SeqCst) != 0 {
+                #[allow(clippy::exit)]
+                std::process::exit(i32::from(code));
+            }
+            cancel.cancel();
+        }
+    });
+}
+
+/// Machine output. A reader that went away is no failure.
+fn print(text: &str) -> Result<u8> {
+    let _closed = std::io::stdout().write_all(text.as_bytes());
+    Ok(0)
+}

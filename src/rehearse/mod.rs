@@ -1,0 +1,240 @@
+//! `tidegate rehearse`: the real code, from event to comment, against a pretend outside in this process.
+
+use crate::config::{self, Config, Loaded, Target};
+use crate::context::Request;
+use crate::delivery::{self, Asked};
+use crate::error::{Error, Reason, Result};
+use crate::event::{FactFlags, is_full_sha};
+use crate::report::Report;
+use crate::run;
+use crate::tools::console::{Console, Style};
+use crate::tools::wait::Clock;
+use crate::vars::Vars;
+use crate::version::hex;
+use crate::world::World;
+use base64::Engine;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+pub mod aws;
+pub mod github;
+pub mod kubernetes;
+pub mod registry;
+pub mod sandbox;
+pub mod standin;
+
+use sandbox::Sandbox;
+
+/// How much faster than the wall a rehearsal's clock runs: two minutes of quiet take two seconds.
+const SPEED: u32 = 60;
+/// The pull request that a rehearsal is about.
+const PULL_REQUEST: u64 = 12;
+/// Variables of the surroundings that must not reach a rehearsal.
+const FOREIGN: [&str; 8] = ["GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "INPUT_", "AWS_", "KUBE", "CI"];
+
+/// Which event is rehearsed.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Rehearsal {
+    /// A merge to the default branch
+    Merge,
+    /// A published release of the merged commit
+    Release,
+    /// A pull request is opened
+    PrOpened,
+    /// A pull request is closed
+    PrClosed,
+    /// A deploy by hand
+    Deploy {
+        /// The environment's key
+        #[arg(value_name = "ENV")]
+        environment: String,
+        /// The version
+        version: String,
+    },
+}
+
+/// Rehearses; ends with the comment as the pull request would show it.
+pub async fn rehearse(world: &World, file: Option<&Path>, rehearsal: &Rehearsal) -> Result<Report> {
+    let loaded = config::load(file)?;
+    let stage = Stage::new(world, &loaded).await?;
+    let console = world.console.plain();
+    console.bold(&format!(
+        "rehearsing {} of {} in a sandbox: nothing outside this process is touched",
+        name(rehearsal),
+        loaded.config.project
+    ));
+    if matches!(rehearsal, Rehearsal::Release | Rehearsal::Deploy { .. }) {
+        // The commit was merged before, out of sight: a release then finds the image that the merge built.
+        let silent = Console::to(Style::Plain, false, Arc::new(Mutex::new(std::io::sink())));
+        stage.play(&loaded, &Rehearsal::Merge, silent).await.ok();
+        stage.sandbox.with(|outside| outside.github.comments.clear());
+    }
+    let (report, pull_request) = stage.play(&loaded, rehearsal, console.clone()).await?;
+    stage.show_comment(&console, pull_request);
+    Ok(report)
+}
+
+fn name(rehearsal: &Rehearsal) -> String {
+    match rehearsal {
+        Rehearsal::Merge => "a merge".into(),
+        Rehearsal::Release => "a release".into(),
+        Rehearsal::PrOpened => "an opened pull request".into(),
+        Rehearsal::PrClosed => "a closed pull request".into(),
+        Rehearsal::Deploy { environment, version } => format!("the deploy of {version} to {environment}"),
+    }
+}
+
+/// The sandbox and a folder for the files that a job would have.
+struct Stage<'a> {
+    world: &'a World,
+    sandbox: Sandbox,
+    folder: tempfile::TempDir,
+    sha: String,
+    repository: String,
+}
+
+impl<'a> Stage<'a> {
+    async fn new(world: &'a World, loaded: &Loaded) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::new(Reason::Internal, format!("the sandbox cannot be set up: {error}"));
+        let head = crate::checkout::Checkout::at(&loaded.folder).head();
+        let sha = head.unwrap_or_else(|| pretend_sha(&loaded.config.project));
+        let mut outside = sandbox::World { generous: true, ..sandbox::World::default() };
+        let repository = format!("acme/{}", loaded.config.project);
+        outside.github.repository.clone_from(&repository);
+        outside.github.history = vec![pretend_sha("before"), sha.clone()];
+        outside.github.pulls = vec![(sha.clone(), PULL_REQUEST)];
+        let image = loaded.config.images.values().next().map_or("demo", |image| image.repository.as_str());
+        outside.cluster.first_image = format!("{image}:before@sha256:{}", hex(&Sha256::digest(b"before")));
+        outside.cluster.log = "listening on :8080\n".into();
+        let sandbox = Sandbox::start(outside).await.map_err(failed)?;
+        let folder = tempfile::tempdir().map_err(failed)?;
+        std::fs::write(folder.path().join("kubeconfig"), sandbox.kubeconfig(&contexts(&loaded.config))).map_err(failed)?;
+        Ok(Self { world, sandbox, folder, sha, repository })
+    }
+
+    /// One run of the real code.
+    async fn play(&self, loaded: &Loaded, rehearsal: &Rehearsal, console: Console) -> Result<(Report, Option<u64>)> {
+        let (event, payload, request) = self.event(rehearsal);
+        let path = self.folder.path().join("event.json");
+        std::fs::write(&path, payload.to_string()).map_err(|error| Error::new(Reason::Internal, format!("no event file: {error}")))?;
+        let vars = self.vars(&loaded.config, event, &path);
+        let world = World { vars, console, clock: Clock::fast(SPEED), rehearsal: true, ..self.world.clone() };
+        let config = Some(PathBuf::from(&loaded.file));
+        let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default() };
+        let prepared = delivery::prepare(&world, &asked).await?;
+        Ok(run::run(&world, &prepared).await)
+    }
+
+    fn event(&self, rehearsal: &Rehearsal) -> (&'static str, Value, Request) {
+        let repository = json!({"full_name": self.repository, "default_branch": "main", "id": 1});
+        let sender = json!({"login": "octocat"});
+        let pull = |action: &str, merged: bool| {
+            let side = |name: &str, sha: &str| json!({"ref": name, "sha": sha, "repo": {"id": 1, "full_name": self.repository}});
+            json!({
+                "action": action, "number": PULL_REQUEST, "repository": repository, "sender": sender,
+                "pull_request": {
+                    "number": PULL_REQUEST, "draft": false, "merged": merged, "user": sender, "labels": [{"name": "preview"}],
+                    "head": side("change", &self.sha), "base": side("main", &pretend_sha("before")),
+                },
+            })
+        };
+        match rehearsal {
+            Rehearsal::Merge => {
+                let payload = json!({
+                    "ref": "refs/heads/main", "before": pretend_sha("before"), "after": self.sha, "created": false, "deleted": false,
+                    "forced": false, "head_commit": {"id": self.sha}, "repository": repository, "sender": sender,
+                });
+                ("push", payload, Request::Event)
+            }
+            Rehearsal::Release => {
+                self.sandbox.with(|outside| outside.github.tags = vec![("v1.0.0".into(), self.sha.clone())]);
+                let release =
+                    json!({"tag_name": "v1.0.0", "target_commitish": "main", "draft": false, "prerelease": false, "author": sender});
+                ("release", json!({"action": "published", "release": release, "repository": repository, "sender": sender}), Request::Event)
+            }
+            Rehearsal::PrOpened => ("pull_request", pull("opened", false), Request::Event),
+            Rehearsal::PrClosed => ("pull_request", pull("closed", true), Request::Event),
+            Rehearsal::Deploy { environment, version } => {
+                if !is_full_sha(version) {
+                    self.sandbox.with(|outside| outside.github.tags = vec![(version.clone(), self.sha.clone())]);
+                }
+                let request = Request::Deploy { environment: environment.clone(), version: version.clone() };
+                let payload = json!({"ref": "refs/heads/main", "inputs": {}, "repository": repository, "sender": sender});
+                ("workflow_dispatch", payload, request)
+            }
+        }
+    }
+
+    /// The variables of a GitHub job whose every address is the sandbox.
+    fn vars(&self, config: &Config, event: &str, path: &Path) -> Vars {
+        let own = |(name, _): &(&str, &str)| !FOREIGN.iter().any(|foreign| name.starts_with(foreign)) && !name.ends_with("_TOKEN");
+        let kept = self.world.vars.starting_with("").filter(own).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut vars: Vars = kept.collect();
+        let tag = if event == "release" { "refs/tags/v1.0.0" } else { "refs/heads/main" };
+        let hosts: Vec<String> =
+            config.images.values().filter_map(|image| Some(crate::registry::Repository::parse(&image.repository).ok()?.host)).collect();
+        let endpoints: Vec<String> = hosts.iter().map(|host| format!("{host}=http://{}", self.sandbox.address)).collect();
+        let login = base64::engine::general_purpose::STANDARD.encode(format!("AWS:{}", registry::PASSWORD));
+        let logins: serde_json::Map<String, Value> = hosts.iter().map(|host| (host.clone(), json!({"auth": login}))).collect();
+        let shown = path.display().to_string();
+        for (name, value) in [
+            ("GITHUB_ACTIONS", "true".to_owned()),
+            ("GITHUB_EVENT_NAME", event.to_owned()),
+            ("GITHUB_EVENT_PATH", shown),
+            ("GITHUB_REPOSITORY", self.repository.clone()),
+            ("GITHUB_SHA", self.sha.clone()),
+            ("GITHUB_REF", tag.to_owned()),
+            ("GITHUB_ACTOR", "octocat".to_owned()),
+            ("GITHUB_SERVER_URL", "https://github.com".to_owned()),
+            ("GITHUB_API_URL", self.sandbox.url("github")),
+            ("GITHUB_RUN_ID", "1".to_owned()),
+            ("GITHUB_TOKEN", "sandbox-github-token".to_owned()),
+            ("AWS_ENDPOINT_URL", self.sandbox.url("aws")),
+            ("AWS_ACCESS_KEY_ID", "AKIASANDBOX".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "sandbox-secret-key".to_owned()),
+            ("AWS_REGION", config.aws.region.clone().unwrap_or_else(|| "us-east-1".into())),
+            ("KUBECONFIG", self.folder.path().join("kubeconfig").display().to_string()),
+            ("TIDEGATE_REGISTRY_ENDPOINTS", endpoints.join(",")),
+            ("DOCKER_AUTH_CONFIG", json!({"auths": logins}).to_string()),
+        ] {
+            vars = vars.with(name, value);
+        }
+        for secret in config.secret_names() {
+            if vars.get(secret).is_none() {
+                vars = vars.with(secret, "rehearsal-secret");
+            }
+        }
+        vars
+    }
+
+    fn show_comment(&self, console: &Console, pull_request: Option<u64>) {
+        let body = self.sandbox.with(|outside| {
+            let mut all = outside.github.comments.iter().filter(|comment| Some(comment.pr) == pull_request);
+            all.next_back().map(|comment| comment.body.clone())
+        });
+        let Some(body) = body else { return };
+        console.line("");
+        console.bold(&format!("the comment on pull request #{}:", pull_request.unwrap_or_default()));
+        let shown = body.lines().filter(|line| !line.starts_with("<!--"));
+        shown.for_each(|line| console.line(&format!("  {line}")));
+    }
+}
+
+/// A commit id that looks real and is always the same.
+fn pretend_sha(seed: &str) -> String {
+    hex(&Sha256::digest(seed.as_bytes())).chars().take(40).collect()
+}
+
+fn contexts(config: &Config) -> Vec<String> {
+    let mut names = vec!["sandbox".to_owned()];
+    for environment in config.environments.values() {
+        for target in &environment.deploy {
+            if let Target::Kubernetes(kubernetes) = target {
+                names.extend(kubernetes.context.clone());
+            }
+        }
+    }
+    names
+}

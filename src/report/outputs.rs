@@ -1,0 +1,90 @@
+//! Outputs for later steps, the job summary, and the report file.
+
+use super::{Report, markdown};
+use crate::error::{Error, Reason, Result};
+use crate::vars::Vars;
+use crate::version::hex;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+/// The action's outputs, by name.
+pub fn outputs(report: &Report, report_file: Option<&Path>) -> Vec<(&'static str, String)> {
+    let first = report.images.first();
+    let images: Vec<serde_json::Value> =
+        report.images.iter().map(|image| serde_json::json!({"name": image.name, "ref": image.r#ref, "digest": image.digest})).collect();
+    let name = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    vec![
+        ("outcome", name(serde_json::json!(report.outcome))),
+        ("reason", report.reason.name().to_owned()),
+        ("environment", report.environment.clone().unwrap_or_default()),
+        ("version", report.version.clone().unwrap_or_default()),
+        ("image", first.map(|image| image.r#ref.clone()).unwrap_or_default()),
+        ("digest", first.map(|image| image.digest.clone()).unwrap_or_default()),
+        ("images", serde_json::Value::Array(images).to_string()),
+        ("verdict", report.verdict.name().to_owned()),
+        ("url", report.targets.iter().find_map(|target| target.url.clone()).unwrap_or_default()),
+        ("deployment-id", report.deployment_id.map(|id| id.to_string()).unwrap_or_default()),
+        ("report", report_file.map(|path| path.display().to_string()).unwrap_or_default()),
+    ]
+}
+
+/// Writes outputs and summary where the CI system wants them. What fails is returned as warnings: telling is best effort.
+pub fn write(report: &Report, report_file: Option<&Path>, vars: &Vars) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(path) = vars.get("GITHUB_OUTPUT") {
+        let text: String = outputs(report, report_file).iter().map(|(name, value)| heredoc(name, value)).collect();
+        if let Err(error) = append(path, &text) {
+            warnings.push(format!("the outputs cannot be written to {path}: {error}"));
+        }
+    }
+    if let Some(path) = vars.get("GITHUB_STEP_SUMMARY") {
+        if let Err(error) = append(path, &format!("{}\n", markdown::summary(report))) {
+            warnings.push(format!("the summary cannot be written to {path}: {error}"));
+        }
+    }
+    warnings
+}
+
+/// Writes `--report FILE`. The file was asked for by name, so this failure counts.
+pub fn write_report(report: &Report, path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
+    std::fs::write(path, text + "\n")
+        .map_err(|error| Error::new(Reason::InputInvalid, format!("the report cannot be written to {}: {error}", path.display())))
+}
+
+fn append(path: &str, text: &str) -> std::io::Result<()> {
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// A value between random delimiters, so that no value can end itself and start another output.
+fn heredoc(name: &str, value: &str) -> String {
+    loop {
+        let delimiter = format!("tidegate_{}", random());
+        if !value.contains(&delimiter) {
+            return format!("{name}<<{delimiter}\n{value}\n{delimiter}\n");
+        }
+    }
+}
+
+/// 128 random bits as hex.
+pub fn random() -> String {
+    let mut bytes = [0_u8; 16];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => hex(&bytes),
+        Err(_unspecified) => hex(&std::process::id().to_be_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_cannot_end_itself() {
+        let text = heredoc("version", "x\nEOF\ndigest<<EOF\nevil\nEOF");
+        let delimiter = text.lines().next().unwrap().strip_prefix("version<<").unwrap().to_owned();
+        assert_eq!(text.lines().filter(|line| *line == delimiter).count(), 1);
+        assert!(text.ends_with(&format!("\n{delimiter}\n")) && delimiter.len() > 32);
+    }
+}

@@ -1,0 +1,465 @@
+//! The Docker engine at hand: builds with BuildKit and pushes, through its API and without a docker CLI.
+
+use super::context_tar;
+use super::image::{Job, Recipe};
+use super::session::{self, Offers, Session};
+use crate::checkout::Checkout;
+use crate::config::{Cache, CacheKind};
+use crate::error::{Error, Reason, Result};
+use crate::registry::oci::Manifest;
+use crate::registry::store::{RECIPE_LABEL, Store};
+use crate::rehearse::standin;
+use crate::tools::http::chain;
+use crate::tools::secret::Secret;
+use crate::tools::wait::Backoff;
+use crate::vars::Vars;
+use crate::world::World;
+use bollard::auth::DockerCredentials;
+use bollard::moby::buildkit::v1::StatusResponse;
+use bollard::models::{BuildInfo, BuildInfoAux};
+use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion, PushImageOptionsBuilder};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use futures::StreamExt;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// BuildKit answers nothing until it has read the whole context.
+const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
+const CONNECT_LIMIT: u64 = 120;
+const PUSH_TRIES: u32 = 4;
+const LOG_TAIL: usize = 25;
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// A stream to the engine.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// Where the engine listens.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    /// A socket.
+    Unix(PathBuf),
+    /// host:port without encryption.
+    Tcp(String),
+    /// host:port with certificates from a folder.
+    Tls(String, PathBuf),
+}
+
+impl Endpoint {
+    /// The engine that `DOCKER_HOST` names, or the usual socket.
+    pub fn of(vars: &Vars) -> Result<Self> {
+        let Some(host) = vars.get("DOCKER_HOST") else { return Ok(Self::Unix(DEFAULT_SOCKET.into())) };
+        if let Some(path) = host.strip_prefix("unix://") {
+            return Ok(Self::Unix(path.into()));
+        }
+        let address = host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://")).or_else(|| host.strip_prefix("https://"));
+        let address = address.ok_or_else(|| {
+            Error::new(Reason::InputInvalid, format!("DOCKER_HOST={host} is not understood"))
+                .hint("use unix:///path or tcp://host:port; for ssh:// forward the socket first (ssh -L)")
+        })?;
+        let address = address.trim_end_matches('/').to_owned();
+        if vars.get("DOCKER_TLS_VERIFY").is_none() && !host.starts_with("https://") {
+            return Ok(Self::Tcp(address));
+        }
+        let home = || vars.get("HOME").map(|home| PathBuf::from(home).join(".docker"));
+        let certificates = vars.get("DOCKER_CERT_PATH").map(PathBuf::from).or_else(home).unwrap_or_default();
+        Ok(Self::Tls(address, certificates))
+    }
+
+    fn connect(&self) -> std::result::Result<Docker, bollard::errors::Error> {
+        match self {
+            Self::Unix(path) => Docker::connect_with_unix(&path.to_string_lossy(), CONNECT_LIMIT, API_DEFAULT_VERSION),
+            Self::Tcp(address) => Docker::connect_with_http(&format!("tcp://{address}"), CONNECT_LIMIT, API_DEFAULT_VERSION),
+            Self::Tls(address, folder) => Docker::connect_with_ssl(
+                &format!("tcp://{address}"),
+                &folder.join("key.pem"),
+                &folder.join("cert.pem"),
+                &folder.join("ca.pem"),
+                CONNECT_LIMIT,
+                API_DEFAULT_VERSION,
+            ),
+        }
+    }
+
+    /// A raw stream for a session.
+    pub async fn dial(&self) -> io::Result<Box<dyn Wire>> {
+        Ok(match self {
+            Self::Unix(path) => Box::new(tokio::net::UnixStream::connect(path).await?),
+            Self::Tcp(address) => Box::new(tokio::net::TcpStream::connect(address.as_str()).await?),
+            Self::Tls(address, folder) => {
+                let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _port)| host).to_owned();
+                let name = rustls::pki_types::ServerName::try_from(host).map_err(io::Error::other)?;
+                let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(folder)?));
+                Box::new(connector.connect(name, tokio::net::TcpStream::connect(address.as_str()).await?).await?)
+            }
+        })
+    }
+}
+
+fn tls(folder: &std::path::Path) -> io::Result<rustls::ClientConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_file_iter(folder.join("ca.pem")).map_err(io::Error::other)? {
+        roots.add(authority.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    let own = CertificateDer::pem_file_iter(folder.join("cert.pem")).map_err(io::Error::other)?;
+    let own = own.collect::<std::result::Result<Vec<_>, _>>().map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).map_err(io::Error::other)?;
+    rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(own, key).map_err(io::Error::other)
+}
+
+/// An engine that answered.
+struct Engine {
+    docker: Docker,
+    endpoint: Endpoint,
+    version: String,
+}
+
+async fn engine(vars: &Vars) -> Result<Engine> {
+    let endpoint = Endpoint::of(vars)?;
+    let missing = |why: String| {
+        Error::new(Reason::ToolMissing, format!("there is no Docker engine at hand to build with: {why}"))
+            .hint("start Docker, mount /var/run/docker.sock into the container, or set DOCKER_HOST")
+    };
+    let docker = endpoint.connect().map_err(|error| missing(chain(&error)))?;
+    let version = docker.version().await.map_err(|error| missing(chain(&error)))?;
+    Ok(Engine { docker, endpoint, version: version.version.unwrap_or_default() })
+}
+
+/// Builds the image for every platform, pushes it, and says who did it.
+pub async fn build_and_push(job: &Job<'_>, store: &Store, recipe: &Recipe, labels: Vec<(String, String)>) -> Result<String> {
+    let engine = match engine(&job.world.vars).await {
+        Ok(engine) => engine,
+        Err(error) if job.world.rehearsal && error.reason == Reason::ToolMissing => {
+            standin::push(store, job.image.build.version.as_str(), &labels).await?;
+            return Ok("no Docker engine here: a tiny stand-in image was pushed instead of a build".into());
+        }
+        Err(error) => return Err(error),
+    };
+    check_dockerfile(job, recipe)?;
+    let build = &job.image.build;
+    let version = build.version.as_str();
+    let platforms: Vec<Option<&str>> = match build.image.platforms.as_slice() {
+        [] => vec![None],
+        listed => listed.iter().map(|platform| Some(platform.as_str())).collect(),
+    };
+    let several = platforms.len() > 1;
+    let mut parts = Vec::new();
+    for platform in &platforms {
+        let tag = match platform.filter(|_| several) {
+            Some(platform) => format!("{version}-{}", platform.replace('/', "-")),
+            None => version.to_owned(),
+        };
+        let target = Target { name: store.oci().push_name(), tag, platform: platform.map(str::to_owned) };
+        one(job, &engine, recipe, &labels, &target).await?;
+        push(job, &engine, store, &target).await?;
+        parts.push(target);
+    }
+    if several {
+        join(store, version, &parts, &labels).await?;
+    }
+    Ok(format!("built by the Docker engine {}", engine.version))
+}
+
+/// What one build makes.
+struct Target {
+    name: String,
+    tag: String,
+    platform: Option<String>,
+}
+
+fn check_dockerfile(job: &Job<'_>, recipe: &Recipe) -> Result<()> {
+    if recipe.context.join(&recipe.dockerfile).is_file() {
+        return Ok(());
+    }
+    let tried = job.image.build.dockerfiles.join(", ");
+    let sentence = format!("image {}: there is no {tried} in {}", job.image.name, recipe.context.display());
+    Err(Error::new(Reason::ConfigInvalid, sentence)
+        .hint("`dockerfile:` is relative to `context:`; in a workflow, check the repository out first"))
+}
+
+async fn one(job: &Job<'_>, engine: &Engine, recipe: &Recipe, labels: &[(String, String)], target: &Target) -> Result<()> {
+    let build = &job.image.build;
+    let failed = |why: String| Error::new(Reason::BuildFailed, format!("image {} cannot be built: {why}", job.image.name));
+    let time = build.commit.as_deref().and_then(|commit| Checkout::at(job.folder).commit_time(commit)).unwrap_or(0);
+    let (context, dockerfile) = (recipe.context.clone(), recipe.dockerfile.clone());
+    let packed = tokio::task::spawn_blocking(move || context_tar::pack(&context, &dockerfile, u64::try_from(time).unwrap_or(0)));
+    let packed = packed.await.map_err(|error| failed(error.to_string()))??;
+    let id = format!("tidegate-{}-{}", std::process::id(), recipe.hash);
+    let session = session::open(&engine.endpoint, id, offers(job, target)?).await;
+    let session = session.map_err(|error| failed(format!("the engine opens no BuildKit session: {error}")))?;
+    let options = options(job, engine, recipe, labels, target, &session);
+    let body = bollard::body_try_stream(tokio_util::io::ReaderStream::new(tokio::fs::File::from_std(packed)));
+    // A build id of its own lets bollard's plain request use our session; the engine itself wants version 2.
+    let docker = engine.docker.clone().with_timeout(BUILD_LIMIT).with_request_modifier(as_buildkit);
+    let mut stream = std::pin::pin!(docker.build_image(options, None, Some(body)));
+    let mut view = Progress::new(job.world, &job.image.name);
+    loop {
+        let item = tokio::select! {
+            item = stream.next() => item,
+            // Dropping the request and the session ends the build in the engine.
+            () = job.world.cancel.cancelled() => return Err(Error::new(Reason::Cancelled, format!("cancelled while {} was built", job.image.name))),
+        };
+        match item {
+            None => break,
+            Some(Ok(BuildInfo { aux: Some(BuildInfoAux::BuildKit(status)), .. })) => view.show(&status),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(failed(view.cause(&chain(&error))).detail(view.tail())),
+        }
+    }
+    view.close();
+    Ok(())
+}
+
+fn offers(job: &Job<'_>, target: &Target) -> Result<Offers> {
+    let build = &job.image.build;
+    let mut offers = Offers::default();
+    for (id, secret) in &build.image.secrets {
+        let value = job.world.vars.get(&secret.env).ok_or_else(|| {
+            Error::new(Reason::AuthMissing, format!("the build secret {id} of image {} is not set ({})", job.image.name, secret.env))
+                .hint(format!("pass it to the step: `env: {{{}: ${{{{ secrets.{} }}}}}}`", secret.env, secret.env))
+        })?;
+        let value = Secret::new(value);
+        job.world.console.mask(&value);
+        offers.secrets.insert(id.clone(), value);
+    }
+    if build.image.ssh {
+        let socket = job.world.vars.get("SSH_AUTH_SOCK").ok_or_else(|| {
+            Error::new(Reason::AuthMissing, format!("image {} wants the SSH agent, but SSH_AUTH_SOCK is not set", job.image.name))
+                .hint("start ssh-agent and add the key")
+        })?;
+        offers.ssh_agent = Some(socket.into());
+    }
+    let _unused = &target.name;
+    Ok(offers)
+}
+
+fn options(
+    job: &Job<'_>,
+    engine: &Engine,
+    recipe: &Recipe,
+    labels: &[(String, String)],
+    target: &Target,
+    session: &Session,
+) -> bollard::query_parameters::BuildImageOptions {
+    let build = &job.image.build;
+    let mut args: HashMap<&str, &str> = build.args.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let cached = matches!(build.image.cache, Cache::Kind(CacheKind::Registry)) && can_cache_inline(&engine.version);
+    let sources: Vec<String> =
+        if cached { job.image.tags.iter().skip(1).map(|tag| format!("{}:{tag}", target.name)).collect() } else { Vec::new() };
+    if cached {
+        args.insert("BUILDKIT_INLINE_CACHE", "1");
+    }
+    let labels: HashMap<&str, &str> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let tagged = format!("{}:{}", target.name, target.tag);
+    let mut options = BuildImageOptionsBuilder::default()
+        .dockerfile(&recipe.dockerfile)
+        .t(&tagged)
+        .buildargs(&args)
+        .labels(&labels)
+        .cachefrom(&sources)
+        .nocache(matches!(build.image.cache, Cache::Kind(CacheKind::None)))
+        .rm(true)
+        .version(BuilderVersion::BuilderV1)
+        .session(&session.id);
+    if let Some(stage) = &build.image.target {
+        options = options.target(stage);
+    }
+    if let Some(platform) = &target.platform {
+        options = options.platform(platform);
+    }
+    options.build()
+}
+
+/// Engines before 23 crash on inline caches from a registry.
+fn can_cache_inline(version: &str) -> bool {
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 23)
+}
+
+/// Turns bollard's classic request into one for BuildKit with the session that is open already, and writes
+/// registry logins in the alphabet that the engine reads.
+fn as_buildkit(mut request: BollardRequest) -> BollardRequest {
+    for name in ["x-registry-auth", "x-registry-config"] {
+        let value = request.headers().get(name).and_then(|value| value.to_str().ok()).map(|text| text.replace('+', "-").replace('/', "_"));
+        if let Some(Ok(value)) = value.map(|text| http::HeaderValue::from_str(&text)) {
+            request.headers_mut().insert(name, value);
+        }
+    }
+    let uri = request.uri().to_string();
+    if request.uri().path().ends_with("/build") {
+        if let Ok(changed) = uri.replace("version=1&", "version=2&").parse() {
+            *request.uri_mut() = changed;
+        }
+        if let Some(cut) = uri.strip_suffix("version=1") {
+            if let Ok(changed) = format!("{cut}version=2").parse() {
+                *request.uri_mut() = changed;
+            }
+        }
+    }
+    request
+}
+
+/// Pushes. What failed for a passing reason is pushed again with a fresh login; layers that are there are not sent twice.
+async fn push(job: &Job<'_>, engine: &Engine, store: &Store, target: &Target) -> Result<()> {
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(20));
+    let mut store = store.clone();
+    for attempt in 1..=PUSH_TRIES {
+        let error = match push_once(job.world, engine, &store, target).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if attempt == PUSH_TRIES || !passes(&error) {
+            let sentence = format!("{}:{} cannot be pushed: {error}", target.name, target.tag);
+            return Err(match error.contains("immutable") {
+                true => Error::new(Reason::VersionConflict, sentence).hint("the tag exists with another image: release a new version"),
+                false => Error::new(Reason::PushFailed, sentence).hint("the image is built: running again pushes the rest"),
+            });
+        }
+        job.world.console.line(&format!("  the push was interrupted ({error}); it goes on where it stopped"));
+        job.world.clock.sleep(backoff.pause()).await;
+        store = Store::open(job.world, &job.image.build.repository, job.role.clone()).await?;
+    }
+    Ok(())
+}
+
+async fn push_once(world: &World, engine: &Engine, store: &Store, target: &Target) -> std::result::Result<(), String> {
+    let login = store.oci().login().map(|login| DockerCredentials {
+        username: Some(login.user.clone()),
+        password: Some(login.password.expose().to_owned()),
+        serveraddress: target.name.split('/').next().map(str::to_owned),
+        ..DockerCredentials::default()
+    });
+    let options = PushImageOptionsBuilder::default().tag(&target.tag).build();
+    let docker = engine.docker.clone().with_timeout(BUILD_LIMIT).with_request_modifier(as_buildkit);
+    let mut stream = std::pin::pin!(docker.push_image(&target.name, Some(options), login.or_else(|| Some(DockerCredentials::default()))));
+    loop {
+        let item = tokio::select! {
+            item = stream.next() => item,
+            () = world.cancel.cancelled() => return Err("cancelled".into()),
+        };
+        match item {
+            None => return Ok(()),
+            Some(Ok(info)) => {
+                if let Some(message) = info.error_detail.and_then(|detail| detail.message) {
+                    return Err(message);
+                }
+            }
+            Some(Err(error)) => return Err(chain(&error)),
+        }
+    }
+}
+
+fn passes(error: &str) -> bool {
+    let error = error.to_lowercase();
+    let passing = [
+        "429",
+        "toomanyrequests",
+        "500",
+        "502",
+        "503",
+        "504",
+        "timeout",
+        "reset",
+        "eof",
+        "expired",
+        "broken pipe",
+        "temporar",
+        "connection refused",
+    ];
+    passing.iter().any(|part| error.contains(part)) && !error.contains("cancelled")
+}
+
+/// Joins the images of several platforms under one index, which carries the recipe as an annotation.
+async fn join(store: &Store, version: &str, parts: &[Target], labels: &[(String, String)]) -> Result<()> {
+    let mut manifests = Vec::new();
+    for part in parts {
+        let missing = || Error::new(Reason::PushFailed, format!("{} was pushed, but the registry does not have it", part.tag));
+        let manifest = store.manifest(&part.tag).await?.ok_or_else(missing)?;
+        let mut fields = part.platform.as_deref().unwrap_or_default().split('/');
+        let mut platform = serde_json::json!({"os": fields.next(), "architecture": fields.next()});
+        if let (Some(variant), Some(map)) = (fields.next(), platform.as_object_mut()) {
+            map.insert("variant".into(), variant.into());
+        }
+        manifests.push(serde_json::json!({
+            "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.bytes.len(), "platform": platform,
+        }));
+    }
+    let recipe = labels.iter().find(|(name, _)| name == RECIPE_LABEL).map(|(_, value)| value.clone());
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests,
+        "annotations": {RECIPE_LABEL: recipe},
+    });
+    let index = Manifest::new(bytes::Bytes::from(index.to_string()), "application/vnd.oci.image.index.v1+json");
+    store.oci().put_manifest(&index, version).await
+}
+
+/// What a person sees of a build: a line per step that did something, its output folded in CI, the tail kept for failures.
+struct Progress<'a> {
+    world: &'a World,
+    image: &'a str,
+    names: HashMap<String, String>,
+    ended: HashSet<String>,
+    tail: VecDeque<String>,
+    error: Option<String>,
+    open: bool,
+}
+
+impl<'a> Progress<'a> {
+    fn new(world: &'a World, image: &'a str) -> Self {
+        world.console.group(&format!("build {image}"));
+        Self { world, image, names: HashMap::new(), ended: HashSet::new(), tail: VecDeque::new(), error: None, open: true }
+    }
+
+    fn show(&mut self, status: &StatusResponse) {
+        for vertex in &status.vertexes {
+            self.names.insert(vertex.digest.clone(), vertex.name.clone());
+            if !vertex.error.is_empty() {
+                self.error = Some(format!("{}: {}", vertex.name, vertex.error));
+            }
+            let inner =
+                vertex.name.starts_with("[internal]") || vertex.name.starts_with("exporting") || vertex.name.starts_with("importing");
+            if let (Some(started), Some(ended)) = (&vertex.started, &vertex.completed) {
+                if !inner && self.ended.insert(vertex.digest.clone()) && vertex.error.is_empty() {
+                    let seconds = (ended.seconds - started.seconds) as f64 + f64::from(ended.nanos - started.nanos) / 1e9;
+                    let time = if vertex.cached { "cached".to_owned() } else { format!("{seconds:.1}s") };
+                    self.world.console.relay(self.image, &format!("{} {time}", vertex.name));
+                }
+            }
+        }
+        for log in &status.logs {
+            for line in String::from_utf8_lossy(&log.msg).lines().filter(|line| !line.trim().is_empty()) {
+                self.world.console.relay(self.image, line);
+                self.tail.push_back(line.chars().filter(|c| !c.is_control()).take(300).collect());
+                if self.tail.len() > LOG_TAIL {
+                    self.tail.pop_front();
+                }
+            }
+        }
+    }
+
+    /// BuildKit's own words about the step that failed, rather than the stream's.
+    fn cause(&self, otherwise: &str) -> String {
+        self.error.clone().unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    fn tail(&self) -> Vec<String> {
+        self.tail.iter().cloned().collect()
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.world.console.end_group();
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,274 @@
+//! The image step: is it there? Can it be promoted? Only then is it built. An image is known by its recipe.
+
+use super::{aliases, engine};
+use crate::checkout::Checkout;
+use crate::config::{EnsureMode, EnsureRepository};
+use crate::error::{Error, Reason, Result};
+use crate::event::short;
+use crate::forge::Forge;
+use crate::plan::{Action, Build, PlannedImage};
+use crate::registry::Pushed;
+use crate::registry::oci::Manifest;
+use crate::registry::store::{About, RECIPE_LABEL, REVISION_LABEL, Store};
+use crate::version::hex;
+use crate::world::World;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// How the image came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It was there.
+    Reused,
+    /// The digest of the merge got this version's tag.
+    Promoted,
+    /// It was built and pushed.
+    Built,
+}
+
+/// An image that is in its registry.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The image.
+    pub pushed: Pushed,
+    /// How it came to be there.
+    pub how: How,
+    /// One sentence for the report.
+    pub note: String,
+}
+
+/// What the step works on.
+pub struct Job<'a> {
+    /// The surroundings.
+    pub world: &'a World,
+    /// The folder of tidegate.yml.
+    pub folder: &'a Path,
+    /// The image.
+    pub image: &'a PlannedImage,
+    /// The forge, for ancestry.
+    pub forge: &'a Forge,
+    /// The AWS role.
+    pub role: Option<String>,
+    /// Whether the branch was force-pushed: its tip counts as newer.
+    pub forced: bool,
+}
+
+/// A build with its Dockerfile chosen and its identity known.
+pub struct Recipe {
+    /// The Dockerfile inside the context.
+    pub dockerfile: String,
+    /// The context folder.
+    pub context: PathBuf,
+    /// The identity: a hash of commit, Dockerfile, context path, args, target and platforms.
+    pub hash: String,
+}
+
+/// Makes sure that the image is in its registry under its version, and moves its aliases.
+pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
+    let build = &job.image.build;
+    let store = Store::open(job.world, &build.repository, job.role.clone()).await?;
+    ensure_repository(job, &store).await?;
+    let recipe = recipe(job)?;
+    let version = build.version.as_str();
+    let found = match (&build.source_tag, job.image.action) {
+        (Some(source), Action::Promote) => promote(job, &store, &recipe, source).await?,
+        (source, action) => match store.manifest(version).await? {
+            Some(manifest) => Some(reuse(job, &store, &recipe, &manifest, action).await?),
+            None => match source {
+                Some(source) => promote(job, &store, &recipe, source).await?,
+                None => None,
+            },
+        },
+    };
+    let (ready, manifest) = match found {
+        Some(found) => found,
+        None => make(job, &store, &recipe).await?,
+    };
+    aliases::advance(job, &store, &manifest).await?;
+    Ok(ready)
+}
+
+async fn ensure_repository(job: &Job<'_>, store: &Store) -> Result<()> {
+    let rule = &job.image.build.image.ensure_repository;
+    if matches!(rule, EnsureRepository::Mode(EnsureMode::Off)) {
+        return Ok(());
+    }
+    if let Some(ecr) = store.ecr() {
+        if ecr.ensure(rule, job.folder).await? {
+            job.world.console.line(&format!("  {}: the repository was created", job.image.repository));
+        }
+    }
+    Ok(())
+}
+
+/// Chooses the Dockerfile and computes the identity.
+fn recipe(job: &Job<'_>) -> Result<Recipe> {
+    let build = &job.image.build;
+    let context = job.folder.join(&build.image.context);
+    let exists = |file: &&String| context.join(file).is_file();
+    let dockerfile = build.dockerfiles.iter().find(exists).or(build.dockerfiles.last()).cloned().unwrap_or_default();
+    let commit = build.checked_out.clone().or_else(|| build.commit.clone());
+    let identity = serde_json::json!({
+        "commit": commit,
+        "dockerfile": dockerfile,
+        "context": build.image.context,
+        "args": build.args,
+        "target": build.image.target,
+        "platforms": build.image.platforms,
+    });
+    let hash = hex(&Sha256::digest(identity.to_string().as_bytes())).chars().take(32).collect();
+    Ok(Recipe { dockerfile, context, hash })
+}
+
+/// The version's tag exists: it must have been made from the same recipe. By hand a version is taken as it is.
+async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest, action: Action) -> Result<(Ready, Manifest)> {
+    let about = store.about(manifest).await?;
+    if action != Action::Reuse {
+        same_recipe(job, recipe, manifest, &about)?;
+    }
+    let pushed = store.pushed(job.image.build.version.as_str(), manifest, &about);
+    let note = "already in the registry; not built".to_owned();
+    Ok((Ready { pushed, how: How::Reused, note }, manifest.clone()))
+}
+
+fn same_recipe(job: &Job<'_>, recipe: &Recipe, manifest: &Manifest, about: &About) -> Result<()> {
+    if about.labels.get(RECIPE_LABEL) == Some(&recipe.hash) {
+        return Ok(());
+    }
+    let there = describe(about);
+    let ours = job.image.build.commit.as_deref().map(short).unwrap_or_else(|| "unknown".into());
+    let tagged = job.image.build.repository.tagged(job.image.build.version.as_str());
+    let sentence = format!("{tagged} exists already and was made from something else");
+    Err(Error::new(Reason::VersionConflict, sentence)
+        .detail(vec![
+            format!("there:  {there}, {}", manifest.digest),
+            format!("wanted: commit {ours}, recipe {}, {}", head(&recipe.hash), recipe.dockerfile),
+        ])
+        .hint("a version never changes: release a new one; if the tag is a mistake, delete it from the registry by hand"))
+}
+
+fn describe(about: &About) -> String {
+    let commit = about.labels.get(REVISION_LABEL).map(|sha| short(sha));
+    match (about.labels.get(RECIPE_LABEL), commit) {
+        (Some(recipe), commit) => format!("commit {}, recipe {}", commit.unwrap_or_else(|| "unknown".into()), head(recipe)),
+        (None, Some(commit)) => format!("commit {commit}, not made by tidegate"),
+        (None, None) => "not made by tidegate".into(),
+    }
+}
+
+fn head(hash: &str) -> String {
+    hash.chars().take(12).collect()
+}
+
+/// The image of the merge gets this version's tag: one manifest read, one write, no bytes moved.
+async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) -> Result<Option<(Ready, Manifest)>> {
+    let version = job.image.build.version.as_str();
+    let (manifest, target) = store.promotion(source, version).await?;
+    let Some(manifest) = manifest else {
+        return match target {
+            Some(_there) => match store.manifest(version).await? {
+                Some(existing) => reuse(job, store, recipe, &existing, job.image.action).await.map(Some),
+                None => Ok(None),
+            },
+            None => Ok(None), // never built: build it now
+        };
+    };
+    let about = store.about(&manifest).await?;
+    let from_same = about.labels.get(RECIPE_LABEL) == Some(&recipe.hash);
+    match target {
+        Some(digest) if digest == manifest.digest => {
+            let pushed = store.pushed(version, &manifest, &about);
+            let note = format!("same digest as {source}, promoted before");
+            return Ok(Some((Ready { pushed, how: How::Reused, note }, manifest)));
+        }
+        Some(_other) => {
+            let existing = store.manifest(version).await?;
+            let existing =
+                existing.ok_or_else(|| Error::new(Reason::PushFailed, format!("the tag {version} vanished while it was read")))?;
+            return reuse(job, store, recipe, &existing, job.image.action).await.map(Some);
+        }
+        None if !from_same => {
+            job.world.console.line(&format!("  {source} was made from another recipe ({}), so {version} is built", describe(&about)));
+            return Ok(None);
+        }
+        None => {}
+    }
+    store.tag(&manifest, version).await?;
+    let pushed = store.pushed(version, &manifest, &about);
+    let note = format!("promoted from {source}: same digest, nothing built");
+    Ok(Some((Ready { pushed, how: How::Promoted, note }, manifest)))
+}
+
+/// Builds, pushes, and reads back what the registry really holds.
+async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<(Ready, Manifest)> {
+    let build = &job.image.build;
+    if !job.world.rehearsal {
+        check_checkout(job)?;
+    }
+    check_args(job.world, build)?;
+    let by = engine::build_and_push(job, store, recipe, labels(job, recipe)).await?;
+    let version = build.version.as_str();
+    let missing = || Error::new(Reason::PushFailed, format!("{version} was pushed, but the registry does not have it"));
+    let manifest = store.manifest(version).await?.ok_or_else(missing)?;
+    let about = store.about(&manifest).await?;
+    if about.labels.get(RECIPE_LABEL) != Some(&recipe.hash) {
+        let sentence = format!("{version} was pushed, but the registry holds something else: {}", describe(&about));
+        return Err(
+            Error::new(Reason::PushFailed, sentence).hint("another run pushed the same version at the same time; run this one again")
+        );
+    }
+    let pushed = store.pushed(version, &manifest, &about);
+    Ok((Ready { pushed, how: How::Built, note: by }, manifest))
+}
+
+/// What is built must be the commit that the version names.
+fn check_checkout(job: &Job<'_>) -> Result<()> {
+    let build = &job.image.build;
+    let checkout = Checkout::at(job.folder);
+    let (Some(head), Some(wanted)) = (checkout.head(), &build.checked_out) else {
+        job.world.console.warning("there is no git checkout here, so it cannot be checked that the right commit is built");
+        return Ok(());
+    };
+    if head == *wanted || Some(&head) == build.commit.as_ref() {
+        if checkout.is_dirty() {
+            job.world.console.warning("files are changed and not committed; the image will contain the changes");
+        }
+        return Ok(());
+    }
+    let sentence = format!("{} is checked out, but {} is of commit {}", short(&head), build.version, short(wanted));
+    Err(Error::new(Reason::InputVersion, sentence).hint(format!("it was never built, so it must be built now: check out {wanted} first")))
+}
+
+/// Build arguments stand in the image's history: a secret must not be one.
+fn check_args(world: &World, build: &Build) -> Result<()> {
+    let leaked = build.args.iter().find(|(_, value)| world.console.redactor().clean(value) != *value);
+    match leaked {
+        Some((name, _)) => Err(Error::new(
+            Reason::ConfigInvalid,
+            format!("the build argument {name} holds a secret; arguments stand in the image for everyone to read"),
+        )
+        .hint("use `secrets:` and `RUN --mount=type=secret,id=…`")),
+        None => Ok(()),
+    }
+}
+
+/// Labels for the image. Nothing version-like is among them: the same image gets other versions later.
+fn labels(job: &Job<'_>, recipe: &Recipe) -> Vec<(String, String)> {
+    let build = &job.image.build;
+    let mut labels: Vec<(String, String)> = build.image.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    labels.push((RECIPE_LABEL.into(), recipe.hash.clone()));
+    if let Some(commit) = &build.commit {
+        labels.push((REVISION_LABEL.into(), commit.clone()));
+        if let Some(time) = Checkout::at(job.folder).commit_time(commit).and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+            labels.push(("org.opencontainers.image.created".into(), time.to_string()));
+        }
+    }
+    if let Some(merged) = build.checked_out.as_ref().filter(|merged| Some(*merged) != build.commit.as_ref()) {
+        labels.push(("dev.tidegate.merge".into(), merged.clone()));
+    }
+    let server = job.world.vars.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
+    if let Forge::GitHub(github) = job.forge {
+        labels.push(("org.opencontainers.image.source".into(), format!("{server}/{}", github.repository())));
+    }
+    labels
+}

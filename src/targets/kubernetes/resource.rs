@@ -1,0 +1,178 @@
+//! A workload as the API holds it: what runs now, which containers take the image, and the one patch that starts a rollout.
+
+use super::{Cluster, Workload, WorkloadKind, failure};
+use crate::config::Restart;
+use crate::error::{Error, Reason, Result};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::ApiResource;
+use serde_json::{Map, Value, json};
+
+/// kubectl's own annotation, so that both tools understand each other's restarts.
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+const FIELD_MANAGER: &str = "tidegate";
+
+/// A workload before the deploy.
+pub(crate) struct Found {
+    pub workload: Workload,
+    /// The containers that take the image: list (`containers` or `initContainers`), name, image now.
+    pub containers: Vec<Container>,
+    object: DynamicObject,
+}
+
+/// A container that takes the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Container {
+    pub list: &'static str,
+    pub name: String,
+    pub image: String,
+}
+
+/// What was started.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    /// The generation that holds it.
+    pub generation: i64,
+    /// Whether anything had to be changed.
+    pub changed: bool,
+    /// The containers that take the image.
+    pub containers: Vec<Container>,
+    /// The labels that its pods have.
+    pub selector: String,
+    /// The pods wanted before the rollout, for messages.
+    pub uid: String,
+}
+
+pub(crate) fn resource(kind: WorkloadKind) -> ApiResource {
+    let (kind, plural) = match kind {
+        WorkloadKind::Deployment => ("Deployment", "deployments"),
+        WorkloadKind::StatefulSet => ("StatefulSet", "statefulsets"),
+        WorkloadKind::DaemonSet => ("DaemonSet", "daemonsets"),
+    };
+    ApiResource { group: "apps".into(), version: "v1".into(), api_version: "apps/v1".into(), kind: kind.into(), plural: plural.into() }
+}
+
+pub(crate) fn api(cluster: &Cluster<'_>, kind: WorkloadKind) -> Api<DynamicObject> {
+    Api::namespaced_with(cluster.client.clone(), &cluster.work.namespace, &resource(kind))
+}
+
+impl Found {
+    /// Reads the workload and decides which of its containers take the image.
+    pub async fn read(cluster: &Cluster<'_>, workload: &Workload) -> Result<Self> {
+        let what = format!("{workload} in {} cannot be read", cluster.work.namespace);
+        let object = cluster.bounded(api(cluster, workload.kind).get(&workload.name), &what).await?;
+        let refuse = |why: &str, hint: &str| Err(Error::new(Reason::TargetFailed, format!("{workload} {why}")).hint(hint.to_owned()));
+        if object.data.pointer("/spec/paused").and_then(Value::as_bool) == Some(true) {
+            return refuse("is paused, so a rollout would never end", "kubectl rollout resume it first");
+        }
+        if object.data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete") {
+            return refuse("has the update strategy OnDelete: changing the image replaces no pod", "use RollingUpdate");
+        }
+        let containers = pick(&object, workload, cluster)?;
+        Ok(Self { workload: workload.clone(), containers, object })
+    }
+
+    /// Starts the rollout, if anything has to change. What the API confirms must be what was asked for.
+    pub async fn start(&self, cluster: &Cluster<'_>) -> Result<Change> {
+        let wanted = cluster.image.reference();
+        let same = self.containers.iter().all(|container| container.image == wanted);
+        let restart = match cluster.work.target.restart {
+            Restart::Never => false,
+            Restart::WhenUnchanged => same,
+            Restart::Always => true,
+        };
+        if same && !restart {
+            return self.change(&self.object, false);
+        }
+        let what = format!("{} in {} cannot be changed", self.workload, cluster.work.namespace);
+        let patch = self.patch(&wanted, restart);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let api = api(cluster, self.workload.kind);
+        let object = cluster.bounded(api.patch(&self.workload.name, &params, &Patch::Strategic(&patch)), &what).await?;
+        for container in &self.containers {
+            let image = containers_of(&object, container.list).find(|(name, _)| *name == container.name).map(|(_, image)| image.to_owned());
+            if image.as_deref() != Some(wanted.as_str()) {
+                let there = image.unwrap_or_else(|| "nothing".into());
+                let sentence = format!("{} was to run {wanted} in {} but the cluster kept {there}", self.workload, container.name);
+                return Err(Error::new(Reason::TargetWrongDigest, sentence).hint("an admission webhook or an operator may own this image"));
+            }
+        }
+        self.change(&object, true)
+    }
+
+    fn patch(&self, wanted: &str, restart: bool) -> Value {
+        let mut spec = Map::new();
+        for list in ["containers", "initContainers"] {
+            let named = self.containers.iter().filter(|container| container.list == list);
+            let entries: Vec<Value> = named.map(|container| json!({"name": container.name, "image": wanted})).collect();
+            if !entries.is_empty() {
+                spec.insert(list.to_owned(), Value::Array(entries));
+            }
+        }
+        let mut template = json!({"spec": spec});
+        if let (true, Some(template)) = (restart, template.as_object_mut()) {
+            let now = jiff::Timestamp::now().to_string();
+            template.insert("metadata".into(), json!({"annotations": {RESTARTED_AT: now}}));
+        }
+        json!({"spec": {"template": template}})
+    }
+
+    fn change(&self, object: &DynamicObject, changed: bool) -> Result<Change> {
+        let labels = object.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+        let pairs: Vec<String> =
+            labels.into_iter().flatten().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
+        if pairs.is_empty() {
+            let sentence = format!("{} selects its pods by expressions only, so they cannot be identified", self.workload);
+            return Err(Error::new(Reason::TargetFailed, sentence).hint("give its selector `matchLabels`"));
+        }
+        Ok(Change {
+            generation: object.metadata.generation.unwrap_or_default(),
+            changed,
+            containers: self.containers.clone(),
+            selector: pairs.join(","),
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+        })
+    }
+}
+
+/// The container named in the configuration; else those that run this repository; else the only one.
+fn pick(object: &DynamicObject, workload: &Workload, cluster: &Cluster<'_>) -> Result<Vec<Container>> {
+    let of = |list: &'static str| {
+        containers_of(object, list).map(move |(name, image)| Container { list, name: name.to_owned(), image: image.to_owned() })
+    };
+    let main: Vec<Container> = of("containers").collect();
+    let all: Vec<Container> = main.iter().cloned().chain(of("initContainers")).collect();
+    let names = || all.iter().map(|container| container.name.clone()).collect::<Vec<_>>().join(", ");
+    if let Some(name) = &cluster.work.target.container {
+        let picked: Vec<Container> = all.iter().filter(|container| container.name == *name).cloned().collect();
+        if picked.is_empty() {
+            let sentence = format!("{workload} has no container {name}");
+            return Err(Error::new(Reason::TargetMissing, sentence).hint(format!("it has: {}", names())));
+        }
+        return Ok(picked);
+    }
+    let repository = &cluster.image.repository;
+    let ours: Vec<Container> = all.iter().filter(|container| repository.owns(&container.image)).cloned().collect();
+    match (ours.is_empty(), main.as_slice()) {
+        (false, _) => Ok(ours),
+        (true, [only]) => Ok(vec![only.clone()]),
+        (true, _) => {
+            let sentence = format!("{workload} has several containers and none runs {repository}");
+            Err(Error::new(Reason::TargetMissing, sentence).hint(format!("name one with `container:`: {}", names())))
+        }
+    }
+}
+
+fn containers_of<'a>(object: &'a DynamicObject, list: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let entries = object.data.pointer(&format!("/spec/template/spec/{list}")).and_then(Value::as_array);
+    entries.into_iter().flatten().filter_map(|entry| Some((entry.pointer("/name")?.as_str()?, entry.pointer("/image")?.as_str()?)))
+}
+
+impl Cluster<'_> {
+    /// A request with a time limit: kube's own client waits for ever.
+    pub async fn bounded<T>(&self, request: impl Future<Output = kube::Result<T>>, what: &str) -> Result<T> {
+        match tokio::time::timeout(std::time::Duration::from_secs(30), request).await {
+            Ok(answer) => answer.map_err(|error| failure(what, &error)),
+            Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: the cluster does not answer within 30s"))),
+        }
+    }
+}

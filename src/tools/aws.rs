@@ -1,0 +1,220 @@
+//! AWS access: one configuration per region and role, with credentials that renew themselves; errors in plain words.
+
+use super::http;
+use super::secret::Secret;
+use crate::error::{Error, Reason, Result};
+use crate::vars::Vars;
+use aws_config::{BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use std::time::{Duration, SystemTime};
+
+/// Where and as whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Access {
+    /// The region; `AWS_REGION` when not given.
+    pub region: Option<String>,
+    /// The role to assume.
+    pub role: Option<String>,
+}
+
+impl Access {
+    /// The region, or an error that says where to write it.
+    pub fn region(&self, vars: &Vars) -> Result<String> {
+        let region = self.region.as_deref().or_else(|| vars.get("AWS_REGION")).or_else(|| vars.get("AWS_DEFAULT_REGION"));
+        region.map(str::to_owned).ok_or_else(|| {
+            Error::new(Reason::InputInvalid, "no AWS region is known").hint("write `aws: {region: …}` in tidegate.yml, or set AWS_REGION")
+        })
+    }
+}
+
+/// The SDK's configuration for one service (`SQS`, `ECR`, …).
+pub async fn config(vars: &Vars, access: &Access, service: &str) -> Result<SdkConfig> {
+    let region = access.region(vars)?;
+    let loader = base(&region);
+    let loader = match static_credentials(vars) {
+        Some(credentials) => loader.credentials_provider(credentials),
+        None => loader.credentials_provider(default_chain(&region).await),
+    };
+    let mut config = loader.load().await;
+    if let Some(role) = &access.role {
+        config = assume(vars, config, role, &region).await?;
+    }
+    let own = format!("AWS_ENDPOINT_URL_{service}");
+    if let Some(url) = vars.get(&own).or_else(|| vars.get("AWS_ENDPOINT_URL")) {
+        config = config.into_builder().endpoint_url(url).build();
+    }
+    Ok(config)
+}
+
+fn base(region: &str) -> aws_config::ConfigLoader {
+    aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(5)
+                .with_initial_backoff(Duration::from_millis(200))
+                .with_max_backoff(Duration::from_secs(8)),
+        )
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(10))
+                .operation_attempt_timeout(Duration::from_secs(30))
+                .operation_timeout(Duration::from_secs(120))
+                .build(),
+        )
+        .identity_cache(IdentityCache::lazy().load_timeout(Duration::from_secs(20)).buffer_time(Duration::from_secs(120)).build())
+}
+
+fn static_credentials(vars: &Vars) -> Option<Credentials> {
+    let (id, key) = (vars.get("AWS_ACCESS_KEY_ID")?, vars.get("AWS_SECRET_ACCESS_KEY")?);
+    let session = vars.get("AWS_SESSION_TOKEN").map(str::to_owned);
+    Some(Credentials::new(id, key, session, None, "environment"))
+}
+
+/// Files, web identity, containers and instances. The instance's metadata service is asked with short limits:
+/// off AWS nothing answers there.
+async fn default_chain(region: &str) -> SharedCredentialsProvider {
+    let imds = aws_config::imds::Client::builder()
+        .connect_timeout(Duration::from_millis(300))
+        .read_timeout(Duration::from_secs(1))
+        .max_attempts(1)
+        .build();
+    let chain = aws_config::default_provider::credentials::DefaultCredentialsChain::builder()
+        .imds_client(imds)
+        .region(Region::new(region.to_owned()))
+        .build()
+        .await;
+    SharedCredentialsProvider::new(chain)
+}
+
+async fn assume(vars: &Vars, config: SdkConfig, role: &str, region: &str) -> Result<SdkConfig> {
+    let session = format!("tidegate-{}", vars.get("GITHUB_RUN_ID").unwrap_or("by-hand"));
+    let endpoint = vars.get("AWS_ENDPOINT_URL_STS").or_else(|| vars.get("AWS_ENDPOINT_URL"));
+    let provider = match GitHubIdentity::of(vars)? {
+        Some(minter) => {
+            let mut loader = base(region).no_credentials();
+            if let Some(url) = endpoint {
+                loader = loader.endpoint_url(url);
+            }
+            let sts = aws_sdk_sts::Client::new(&loader.load().await);
+            SharedCredentialsProvider::new(WebIdentity { sts, role: role.to_owned(), session, minter })
+        }
+        None => {
+            let mut from = config.clone().into_builder();
+            if let Some(url) = endpoint {
+                from = from.endpoint_url(url);
+            }
+            let builder = aws_config::sts::AssumeRoleProvider::builder(role).session_name(session).region(Region::new(region.to_owned()));
+            SharedCredentialsProvider::new(builder.configure(&from.build()).build().await)
+        }
+    };
+    let cache = IdentityCache::lazy().load_timeout(Duration::from_secs(20)).buffer_time(Duration::from_secs(120)).build();
+    Ok(config.into_builder().credentials_provider(provider).identity_cache(cache).build())
+}
+
+/// GitHub's own identity tokens: minted whenever credentials have to be renewed, so that a wait may outlive them.
+/// <https://docs.github.com/actions/reference/security/oidc>
+#[derive(Clone)]
+struct GitHubIdentity {
+    client: reqwest::Client,
+    url: String,
+    token: Secret,
+}
+
+impl GitHubIdentity {
+    fn of(vars: &Vars) -> Result<Option<Self>> {
+        let (Some(url), Some(token)) = (vars.get("ACTIONS_ID_TOKEN_REQUEST_URL"), vars.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")) else {
+            return Ok(None);
+        };
+        Ok(Some(Self { client: http::client(vars)?, url: url.to_owned(), token: Secret::new(token) }))
+    }
+
+    async fn mint(&self) -> std::result::Result<Secret, String> {
+        let joint = if self.url.contains('?') { '&' } else { '?' };
+        let request = self.client.get(format!("{}{joint}audience=sts.amazonaws.com", self.url)).bearer_auth(self.token.expose());
+        let answer = http::send(&super::wait::Clock::real(), request).await?;
+        if !answer.status().is_success() {
+            return Err(format!("GitHub's identity service answers {}", answer.status()));
+        }
+        let body: serde_json::Value = answer.json().await.map_err(|error| http::chain(&error))?;
+        let token = body.pointer("/value").and_then(|value| value.as_str());
+        token.map(Secret::new).ok_or_else(|| "GitHub's identity service sends no token".into())
+    }
+}
+
+struct WebIdentity {
+    sts: aws_sdk_sts::Client,
+    role: String,
+    session: String,
+    minter: GitHubIdentity,
+}
+
+impl std::fmt::Debug for WebIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WebIdentity({})", self.role)
+    }
+}
+
+impl WebIdentity {
+    async fn credentials(&self) -> provider::Result {
+        let token = self.minter.mint().await.map_err(CredentialsError::provider_error)?;
+        let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(&self.session);
+        let answer = request.web_identity_token(token.expose()).send().await.map_err(CredentialsError::provider_error)?;
+        let given = answer.credentials().ok_or_else(|| CredentialsError::unhandled("STS sends no credentials"))?;
+        let expires = SystemTime::try_from(*given.expiration()).map_err(CredentialsError::unhandled)?;
+        let session = Some(given.session_token().to_owned());
+        Ok(Credentials::new(given.access_key_id(), given.secret_access_key(), session, Some(expires), "github-oidc"))
+    }
+}
+
+impl ProvideCredentials for WebIdentity {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+/// An AWS error in plain words. `what` is a phrase such as "the queue jobs in us-west-2 cannot be read".
+pub fn failure<E>(what: &str, otherwise: Reason, error: &aws_sdk_sqs::error::SdkError<E>) -> Error
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    use aws_sdk_sqs::error::SdkError;
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
+    let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default();
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    let chain = http::chain(error);
+    if matches!(error, SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)) && is_about_credentials(&chain) {
+        return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials"))
+            .hint("in GitHub: `permissions: id-token: write` and `aws: {role: …}`; by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID")
+            .detail(vec![chain]);
+    }
+    let said = if message.is_empty() && code.is_empty() { chain } else { format!("{code}: {message}").trim_matches([':', ' ']).to_owned() };
+    let sentence = format!("{what}: {said}");
+    if code.contains("Expired") {
+        return Error::new(Reason::AuthExpired, sentence)
+            .hint("the session is over: sign in again, or let tidegate assume the role itself (`aws: {role: …}`)");
+    }
+    let denied = [
+        "AccessDenied",
+        "UnauthorizedOperation",
+        "UnrecognizedClient",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "InvalidSignature",
+        "InvalidSecurity",
+    ];
+    if denied.iter().any(|part| code.contains(part)) || status == Some(403) {
+        return Error::new(Reason::AuthDenied, sentence).hint("allow this action for the role or user that the job runs as");
+    }
+    Error::new(otherwise, sentence)
+}
+
+fn is_about_credentials(text: &str) -> bool {
+    let text = text.to_lowercase();
+    text.contains("credential") || text.contains("identity")
+}

@@ -1,0 +1,214 @@
+//! What a person reads while it runs, on stderr: lines, groups, a live table; in CI with that system's commands.
+
+use super::secret::{Redactor, Secret};
+use crate::vars::Vars;
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex};
+
+/// How lines are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A terminal: colours, live tables.
+    Terminal,
+    /// A file or pipe: plain lines.
+    Plain,
+    /// A GitHub job log: groups, annotations, masks.
+    GitHub,
+}
+
+/// The console. Clones share the same stream and secrets.
+#[derive(Clone)]
+pub struct Console {
+    style: Style,
+    colours: bool,
+    out: Arc<Mutex<dyn Write + Send>>,
+    redactor: Redactor,
+    /// Progress bars, drawn only on a terminal.
+    live: indicatif::MultiProgress,
+}
+
+impl Console {
+    /// The console of this process.
+    pub fn of_process(vars: &Vars) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let style = match (vars.is_true("GITHUB_ACTIONS"), terminal) {
+            (true, _) => Style::GitHub,
+            (false, true) => Style::Terminal,
+            (false, false) => Style::Plain,
+        };
+        let wanted = vars.get("CLICOLOR_FORCE").is_some_and(|value| value != "0") || terminal;
+        let colours = wanted && vars.get("NO_COLOR").is_none() && style != Style::GitHub;
+        Self::to(style, colours, Arc::new(Mutex::new(std::io::stderr())))
+    }
+
+    /// A console that writes elsewhere.
+    pub fn to(style: Style, colours: bool, out: Arc<Mutex<dyn Write + Send>>) -> Self {
+        let live = indicatif::MultiProgress::with_draw_target(match style {
+            Style::Terminal => indicatif::ProgressDrawTarget::stderr(),
+            Style::Plain | Style::GitHub => indicatif::ProgressDrawTarget::hidden(),
+        });
+        Self { style, colours, out, redactor: Redactor::default(), live }
+    }
+
+    /// The same console in another style: a rehearsal inside a job must not speak to that job's system.
+    pub fn plain(&self) -> Self {
+        let style = if self.style == Style::GitHub { Style::Plain } else { self.style };
+        Self { style, ..self.clone() }
+    }
+
+    /// How lines are shown.
+    pub fn style(&self) -> Style {
+        self.style
+    }
+
+    /// Progress bars; hidden unless this is a terminal.
+    pub fn live(&self) -> &indicatif::MultiProgress {
+        &self.live
+    }
+
+    /// The secrets known so far.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
+    /// Learns a secret; every later line is free of it, here and in the CI system's own log.
+    pub fn mask(&self, secret: &Secret) {
+        for form in self.redactor.learn(secret) {
+            if self.style == Style::GitHub {
+                self.raw(&format!("::add-mask::{}", escape_data(&form)));
+            }
+        }
+    }
+
+    /// One line of ours.
+    pub fn line(&self, text: &str) {
+        for line in text.split('\n') {
+            self.raw(&safe(&self.redactor.clean(line)));
+        }
+    }
+
+    /// A line that went well.
+    pub fn good(&self, text: &str) {
+        self.line(&format!("{} {text}", self.paint("✓", |s| s.green())));
+    }
+
+    /// A line that went badly.
+    pub fn bad(&self, text: &str) {
+        self.line(&format!("{} {text}", self.paint("✗", |s| s.red())));
+    }
+
+    /// A line that is quiet by nature.
+    pub fn dim(&self, text: &str) {
+        self.line(&self.paint(text, |s| s.dim()));
+    }
+
+    /// A headline.
+    pub fn bold(&self, text: &str) {
+        self.line(&self.paint(text, |s| s.bold()));
+    }
+
+    /// A line from the outside (a build, a pod). It cannot start a workflow command, nor move the cursor.
+    pub fn relay(&self, source: &str, text: &str) {
+        let text: String = text.chars().filter(|c| !c.is_control() || *c == '\t').take(4000).collect();
+        self.line(&self.paint(&format!("    {source} | {text}"), |s| s.dim()));
+    }
+
+    /// A warning; on GitHub an annotation.
+    pub fn warning(&self, text: &str) {
+        match self.style {
+            Style::GitHub => self.annotate("warning", "tidegate", text),
+            Style::Terminal | Style::Plain => self.line(&format!("{} {text}", self.paint("warning:", |s| s.yellow()))),
+        }
+    }
+
+    /// A failure; on GitHub an annotation as well.
+    pub fn error(&self, code: &str, lines: &[String]) {
+        let head = lines.first().map(String::as_str).unwrap_or_default();
+        self.line(&format!("{} {head} ({code})", self.paint("error:", |s| s.red().bold())));
+        lines.iter().skip(1).for_each(|line| self.line(line));
+        if self.style == Style::GitHub {
+            self.annotate("error", code, &lines.join("\n"));
+        }
+    }
+
+    /// Starts a fold in a job log; elsewhere a dim headline.
+    pub fn group(&self, title: &str) {
+        match self.style {
+            Style::GitHub => self.raw(&format!("::group::{}", escape_data(&self.redactor.clean(title)))),
+            Style::Terminal | Style::Plain => self.dim(title),
+        }
+    }
+
+    /// Ends the fold.
+    pub fn end_group(&self) {
+        if self.style == Style::GitHub {
+            self.raw("::endgroup::");
+        }
+    }
+
+    fn annotate(&self, kind: &str, title: &str, text: &str) {
+        let text = self.redactor.clean(text);
+        self.raw(&format!("::{kind} title={}::{}", escape_property(title), escape_data(&text)));
+    }
+
+    fn paint(&self, text: &str, style: impl Fn(console::Style) -> console::Style) -> String {
+        style(console::Style::new().force_styling(self.colours)).apply_to(text).to_string()
+    }
+
+    fn raw(&self, line: &str) {
+        self.live.suspend(|| {
+            if let Ok(mut out) = self.out.lock() {
+                // A closed stderr must not fail a deploy.
+                let _closed = writeln!(out, "{line}");
+            }
+        });
+    }
+}
+
+/// A line that no CI system takes for a command: `::x::` counts at the start of a line, `##[x]` anywhere.
+fn safe(line: &str) -> String {
+    let line = line.replace("##[", "#\u{200b}#[").replace('\r', "");
+    if line.trim_start().starts_with("::") { format!("\u{200b}{line}") } else { line }
+}
+
+fn escape_data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+fn escape_property(text: &str) -> String {
+    escape_data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(style: Style, speak: impl Fn(&Console)) -> String {
+        let out = Arc::new(Mutex::new(Vec::new()));
+        speak(&Console::to(style, false, out.clone()));
+        let bytes = out.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn foreign_text_cannot_command_the_job() {
+        let text = said(Style::GitHub, |console| {
+            console.line("::add-mask::a");
+            console.line("  ::stop-commands::x");
+            console.relay("build", "\u{1b}[2J##[set-env name=A]b\r::error::x");
+        });
+        for line in text.lines() {
+            assert!(!line.trim_start().starts_with("::") && !line.contains("##["), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked_then_redacted() {
+        let text = said(Style::GitHub, |console| {
+            console.mask(&Secret::new("hunter2hunter2"));
+            console.line("password hunter2hunter2");
+        });
+        assert!(text.starts_with("::add-mask::hunter2hunter2\n"));
+        assert!(text.ends_with("password ***\n"));
+    }
+}

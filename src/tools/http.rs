@@ -1,0 +1,84 @@
+//! Plain HTTP with the process's proxies and certificates; retries only what is safe to repeat.
+
+use super::wait::{Backoff, Clock};
+use crate::error::{Error, Reason, Result};
+use crate::vars::Vars;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use std::time::Duration;
+
+/// How often a request is tried in all.
+const TRIES: u32 = 5;
+/// The longest pause that a server may ask for with Retry-After before we give up instead.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
+
+/// A client with sane limits. Certificates of `SSL_CERT_FILE` and `AWS_CA_BUNDLE` count as well.
+pub fn client(vars: &Vars) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(Duration::from_secs(60))
+        .redirect(reqwest::redirect::Policy::none());
+    for name in ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "CI_SERVER_TLS_CA_FILE"] {
+        let Some(path) = vars.get(name) else { continue };
+        let broken = |why: String| Error::new(Reason::InputInvalid, format!("the certificates in {path} ({name}) cannot be used: {why}"));
+        let pem = std::fs::read(path).map_err(|error| broken(error.to_string()))?;
+        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| broken(error.to_string()))? {
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    builder.build().map_err(|error| Error::new(Reason::Internal, format!("no HTTP client can be made: {}", chain(&error))))
+}
+
+/// Sends a request that may be repeated: again after 429, 5xx and lost connections, honouring Retry-After.
+pub async fn send(clock: &Clock, request: RequestBuilder) -> std::result::Result<Response, String> {
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(8));
+    for attempt in 1..=TRIES {
+        let Some(this) = request.try_clone() else {
+            return request.send().await.map_err(|error| chain(&error));
+        };
+        let last = attempt == TRIES;
+        let pause = match this.send().await {
+            Ok(response) if last || !is_passing(response.status()) => return Ok(response),
+            Ok(response) => match retry_after(&response) {
+                Some(asked) if asked > LONGEST_RETRY_AFTER => return Ok(response),
+                Some(asked) => asked,
+                None => backoff.pause(),
+            },
+            Err(error) if last || error.is_builder() => return Err(chain(&error)),
+            Err(_lost) => backoff.pause(),
+        };
+        clock.sleep(pause).await;
+    }
+    Err("no answer".into())
+}
+
+/// Whether a status is likely to pass by itself.
+pub fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
+}
+
+/// What the server asks to wait, in seconds form.
+pub fn retry_after(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(reqwest::header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Whether repeating a request of this method cannot do something twice.
+pub fn is_repeatable(method: &Method) -> bool {
+    matches!(method.as_str(), "GET" | "HEAD" | "PUT" | "DELETE")
+}
+
+/// An error with its causes, which is where the useful part is; never a URL's query.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let more = next.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,1 @@
+//! Stories: the built binary against the sandbox.
