@@ -50,14 +50,21 @@ impl Checkout {
         full.strip_prefix("refs/remotes/origin/").map(str::to_owned)
     }
 
-    /// The commit that a tag, branch or commit id names; a tag object is followed to its commit.
-    pub fn resolve(&self, name: &str) -> Option<String> {
-        if name.starts_with('-') || name.contains("..") || name.contains('@') {
-            return None; // git would read more than a name
+    /// The commit of a tag; a tag object is followed.
+    pub fn tag(&self, name: &str) -> Option<String> {
+        if !is_plain(name) {
+            return None;
         }
-        let tag = self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/tags/{name}^{{commit}}")]);
+        self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/tags/{name}^{{commit}}")]).filter(|sha| is_full_sha(sha))
+    }
+
+    /// The commit that a tag, branch or commit id names.
+    pub fn resolve(&self, name: &str) -> Option<String> {
+        if !is_plain(name) {
+            return None;
+        }
         let commit = || self.git(&["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{name}^{{commit}}")]);
-        tag.or_else(commit).filter(|sha| is_full_sha(sha))
+        self.tag(name).or_else(commit).filter(|sha| is_full_sha(sha))
     }
 
     /// The commit's time in seconds since 1970: what `created` says in an image, so that it never varies.
@@ -117,4 +124,9 @@ impl Checkout {
         all.extend(args);
         process::read("git", &all, &folder)
     }
+}
+
+/// Whether git reads this as a name and nothing more: no option, range or revision syntax.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('-') && !name.contains("..") && !name.contains(['@', '^', '~', ':', ' '])
 }

@@ -37,6 +37,8 @@ pub struct Facts {
     pub on_default_branch: Option<bool>,
     /// The commit of a version that was named by hand.
     pub version_commit: Option<String>,
+    /// Whether that version is a tag; a branch or a piece of a commit id otherwise.
+    pub version_is_tag: bool,
     /// What was taken for granted without asking.
     pub assumed: Vec<String>,
 }
@@ -172,9 +174,12 @@ fn nearest(answers: Vec<std::result::Result<String, Stop>>, occasion: &Occasion)
 
 /// Classifies in the order of the contract: what was asked by name, deletions, pull requests, releases, tags, the rest.
 fn occasion(event: &Event, request: &Request) -> std::result::Result<Occasion, Stop> {
+    if *request != Request::Event && *request != Request::PrClosed {
+        trusted(event)?; // a command by name does not make a stranger's run trustworthy
+    }
     match request {
         Request::Event => by_event(event),
-        Request::Merge => push(event, true),
+        Request::Merge => Ok(Occasion::Push { branch: merged_branch(event)?, is_default: true }),
         Request::Release => tag(event),
         Request::PrOpened => pull_request(event, true),
         Request::PrClosed => pull_request(event, false),
@@ -182,6 +187,34 @@ fn occasion(event: &Event, request: &Request) -> std::result::Result<Occasion, S
             Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
         }
     }
+}
+
+/// Refuses runs whose code or secrets are not ours.
+fn trusted(event: &Event) -> std::result::Result<(), Stop> {
+    if matches!(event.kind, Kind::PullRequestTarget | Kind::WorkflowRun) {
+        let why = "this event mixes the base's secrets with a head that may be a stranger's: nothing is built or deployed from it";
+        return Err(skip(Reason::EventUntrusted, why));
+    }
+    if event.kind == Kind::PullRequest || event.pr.is_some() {
+        own_head(event)?;
+    }
+    if is_dependabot(event) {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
+    Ok(())
+}
+
+fn own_head(event: &Event) -> std::result::Result<(), Stop> {
+    if event.is_fork == Some(false) {
+        return Ok(());
+    }
+    let head = event.head_repo.as_deref().unwrap_or("a repository that is gone");
+    Err(skip(Reason::EventFork, format!("the pull request comes from {head}: untrusted code gets no secrets and no deploy")))
+}
+
+fn merged_branch(event: &Event) -> std::result::Result<String, Stop> {
+    let branch = event.branch.clone().or_else(|| event.default_branch.clone());
+    branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))
 }
 
 fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
@@ -213,8 +246,12 @@ fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
 }
 
 fn push(event: &Event, is_default: bool) -> std::result::Result<Occasion, Stop> {
-    let branch = event.branch.clone().or_else(|| event.default_branch.clone());
-    let branch = branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))?;
+    let Some(branch) = event.branch.clone() else {
+        return Err(skip(Reason::EventIgnored, format!("{} is neither a branch nor a tag", event.r#ref.as_deref().unwrap_or("the ref"))));
+    };
+    if is_dependabot(event) {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
     if branch.starts_with("gh-readonly-queue/") {
         return Err(skip(Reason::EventMergeGroup, "a merge queue's own branch; the merge itself deploys"));
     }
@@ -261,9 +298,8 @@ fn pull_request(event: &Event, open: bool) -> std::result::Result<Occasion, Stop
     if event.pr.is_none() {
         return Err(refuse(Reason::InputEvent, "the pull request's number is not known: name it with --pr"));
     }
-    if event.is_fork != Some(false) {
-        let head = event.head_repo.as_deref().unwrap_or("a repository that is gone");
-        return Err(skip(Reason::EventFork, format!("the pull request comes from {head}: untrusted code gets no secrets and no deploy")));
+    if open || event.head_repo.is_some() {
+        own_head(event)?; // what a repository that is gone left behind is removed all the same
     }
     if is_dependabot(event) {
         return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
@@ -279,10 +315,12 @@ fn dispatched(event: &Event) -> std::result::Result<Occasion, Stop> {
     let input = |name: &str| event.more.inputs.get(name).cloned();
     let asked = event.more.deployment_environment.clone().or_else(|| input("environment"));
     let Some(environment) = asked else {
-        let sentence = match event.kind {
-            Kind::Deployment => return Err(skip(Reason::EventIgnored, "this deployment is tidegate's own record of a delivery")),
-            Kind::RepositoryDispatch => "the client_payload names no `environment`",
-            _dispatch => "no environment is named: give the workflow an input `environment`, or the step `environment:`",
+        if event.kind == Kind::Deployment {
+            return Err(skip(Reason::EventIgnored, "this deployment is tidegate's own record of a delivery"));
+        }
+        let sentence = match event.kind == Kind::RepositoryDispatch {
+            true => "the client_payload names no `environment`",
+            false => "no environment is named: give the workflow an input `environment`, or the step `environment:`",
         };
         return Err(refuse(Reason::InputEnvironment, sentence));
     };
@@ -318,6 +356,9 @@ fn claim(when: &When, rules: &Environment, occasion: &Occasion, event: &Event) -
         (When::Event(WhenEvent::Merge), Occasion::Push { branch, is_default: true }) => {
             Ok(format!("a merge to {branch}, the default branch"))
         }
+        (When::Event(WhenEvent::Merge), Occasion::Push { .. }) if event.default_branch.is_none() => {
+            Err(refuse(Reason::InputEvent, "the default branch is not known: name it with --default-branch"))
+        }
         (When::Event(WhenEvent::Merge), Occasion::Push { branch, .. }) => no(format!("{branch} is not the default branch")),
         (When::Event(WhenEvent::Release), Occasion::Tag { tag, prerelease }) => release(rules, tag, *prerelease),
         (When::Event(WhenEvent::PullRequest), Occasion::PullRequest { open }) => preview(rules, event, *open),
@@ -350,6 +391,7 @@ fn spoken(event: WhenEvent) -> &'static str {
 fn release(rules: &Environment, tag: &str, marked: bool) -> std::result::Result<String, Stop> {
     let version = match Version::parse(tag) {
         Ok(version) if version.is_semver() => version,
+        Err(error) if tag.contains('+') => return Err(refuse(Reason::InputVersion, error.lines().join(" "))),
         Ok(_) | Err(_) => {
             let sentence = format!("{tag} is not a SemVer version such as v1.4.2; claim other tags with `when: {{tag: …}}`");
             return Err(skip(Reason::EventNotAVersion, sentence));
@@ -422,7 +464,15 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
 
 /// A deploy by hand: the environment must exist; the version may be a tag, a version or a commit.
 fn manual(event: &Event, config: &Config, environment: &str, version: Option<&str>, facts: &Facts) -> Result<Decision> {
-    let rules = config.environments.get(environment).ok_or_else(|| unknown_environment(config, environment))?;
+    let rules = match config.environments.get(environment) {
+        Some(rules) => rules,
+        // Other programs record deployments as well; only a name of ours is a request.
+        None if event.kind == Kind::Deployment => {
+            let sentence = format!("the deployment is to {environment:?}, which is not in tidegate.yml");
+            return Ok(stopped(skip(Reason::EventIgnored, sentence), not_asked(config)));
+        }
+        None => return Err(unknown_environment(config, environment)),
+    };
     let said = match (version.map(str::trim).filter(|said| !said.is_empty()), &event.tag, &event.sha) {
         (Some(said), _, _) => said.to_owned(),
         (None, Some(tag), _) => tag.clone(),
@@ -432,9 +482,16 @@ fn manual(event: &Event, config: &Config, environment: &str, version: Option<&st
                 .hint("name a tag or a commit, as `tidegate deploy production 1.4.2`"));
         }
     };
-    let is_commit = crate::event::is_full_sha(&said);
-    let version = Version::parse(if is_commit { said.get(..7).unwrap_or(&said) } else { &said })?;
-    let commit = if is_commit { Some(said.to_ascii_lowercase()) } else { facts.version_commit.clone() };
+    let full = crate::event::is_full_sha(&said).then(|| said.to_ascii_lowercase());
+    // A commit, or a branch, which stands for its present commit: the version is the commit's short form.
+    let by_commit = full.clone().or_else(|| facts.version_commit.clone().filter(|_| !facts.version_is_tag));
+    let version = Version::parse(&by_commit.as_deref().map_or(said.clone(), short))?;
+    let commit = full.or_else(|| facts.version_commit.clone());
+    let moving = |tag: &&String| tag.as_str() == version.as_str();
+    if version.as_str() == "latest" || rules.tags.iter().any(|tag| moving(&tag)) {
+        return Err(Error::new(Reason::InputVersion, format!("{version} is an alias that moves, not a version"))
+            .hint("name the version that it stands for now: tidegate deploys what it can name again tomorrow"));
+    }
     if rules.is_preview() {
         return Err(Error::new(Reason::InputEnvironment, format!("{environment} is made by pull requests, not by hand"))
             .hint("push to the pull request, or deploy to another environment"));

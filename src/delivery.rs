@@ -2,7 +2,7 @@
 
 use crate::checkout::Checkout;
 use crate::config::{self, Loaded};
-use crate::context::{self, Decision, Request, Variables};
+use crate::context::{self, Decision, Outcome, Request, Variables};
 use crate::error::{Error, Reason, Result};
 use crate::event::{self, Event, FactFlags, Provider};
 use crate::forge::Forge;
@@ -65,7 +65,12 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
         event.default_branch.clone_from(&event.branch);
         event.settle_default_branch();
     }
-    let facts = gather::gather(&mut event, &asked.request, &checkout, &forge).await?;
+    // Only what will be acted on is asked about: most events end here, without a connection.
+    let expected = context::decide(&event, &loaded, &asked.request, &variables, &gather::assume(&event, &asked.request));
+    let facts = match expected {
+        Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) => gather::assume(&event, &asked.request),
+        Ok(_) | Err(_) => gather::gather(&mut event, &asked.request, &checkout, &forge).await?,
+    };
     let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
     let plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
     Ok(Prepared { event, loaded, decision, plan, forge })

@@ -36,6 +36,7 @@ reasons! {
     Built "image.built" 0 "The environment has no `deploy:`; the images were built or reused and tagged.";
     ImageReused "image.reused" 0 "The same recipe was already in the registry; nothing was built.";
     Removed "preview.removed" 0 "The pull request is closed; its preview was removed.";
+    PreviewKept "preview.kept" 0 "The pull request is closed; its workloads were not made by tidegate and were left as they are.";
     Planned "event.matched" 0 "An environment claims this event.";
     EventIgnored "event.ignored" 0 "No environment claims this event.";
     EventUnknown "event.unknown" 0 "tidegate does not know this event or action.";
@@ -111,6 +112,8 @@ pub struct Error {
     pub hint: Option<String>,
     /// Lines from the outside world (events, log lines), shown under the sentence.
     pub detail: Vec<String>,
+    /// The thing itself is not there (any more).
+    pub gone: bool,
 }
 
 /// The result of everything that can fail in front of a user.
@@ -119,7 +122,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure with its reason and sentence.
     pub fn new(reason: Reason, sentence: impl Into<String>) -> Self {
-        Self { reason, sentence: sentence.into(), hint: None, detail: Vec::new() }
+        Self { reason, sentence: sentence.into(), hint: None, detail: Vec::new(), gone: false }
     }
 
     /// Adds what to do next.

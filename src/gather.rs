@@ -34,21 +34,39 @@ pub async fn gather(event: &mut Event, request: &Request, checkout: &Checkout, f
         event.default_branch = forge.default_branch().await?;
         event.settle_default_branch();
     }
-    if event.kind == Kind::Release && event.sha.is_none() || *request == Request::Release && event.sha.is_none() {
-        let tag = event.tag.clone().unwrap_or_default();
-        let commit = match checkout.resolve(&tag) {
-            Some(commit) => Some(commit),
-            None => forge.commit_of(&tag).await?,
-        };
-        event.set_sha(commit);
+    if event.sha.is_none() && matches!(request, Request::PrOpened) {
+        forge.fill_pull_request(event).await?;
+    }
+    if event.sha.is_none() && (event.kind == Kind::Release || *request != Request::Event) {
+        if let Some(name) = event.tag.clone().or_else(|| event.branch.clone()) {
+            let commit = match checkout.resolve(&name) {
+                Some(commit) => Some(commit),
+                None => forge.commit_of(&name).await?,
+            };
+            event.set_sha(commit);
+        }
+    }
+    if let (Kind::RepositoryDispatch, Some(sha), Some(default)) = (event.kind, event.more.inputs.get("sha"), &event.default_branch) {
+        reachable(sha, default, forge).await?;
     }
     if let Some(tag) = released_tag(event, request) {
         facts.on_default_branch = Some(on_default_branch(event, &tag, checkout, forge).await?);
     }
     if let Some(version) = named_version(event, request) {
-        facts.version_commit = version_commit(&version, checkout, forge).await?;
+        (facts.version_commit, facts.version_is_tag) = version_commit(&version, checkout, forge).await?;
     }
     Ok(facts)
+}
+
+/// A commit that a program names must be on the default branch: anybody's fork can make commits visible here.
+async fn reachable(sha: &str, default: &str, forge: &Forge) -> Result<()> {
+    match forge.compare(default, sha).await? {
+        Some(Ancestry::Same | Ancestry::Older) => Ok(()),
+        Some(Ancestry::Newer | Ancestry::Diverged) | None => {
+            Err(Error::new(Reason::InputVersion, format!("the commit {sha} of the client_payload is not on {default}"))
+                .hint("send the commit of a merge, or a version"))
+        }
+    }
 }
 
 fn released_tag(event: &Event, request: &Request) -> Option<String> {
@@ -74,10 +92,11 @@ async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge:
     };
     let sha = event.sha.as_deref().ok_or_else(|| unknown("its commit is not known"))?;
     let default = event.default_branch.as_deref().ok_or_else(|| unknown("the default branch is not known"))?;
+    // The clone may be older than the branch: its "yes" counts, its "no" is asked again.
     let by_git = checkout.remote_tip(default).and_then(|tip| checkout.ancestry(sha, &tip));
     let answer = match by_git {
-        Some(answer) => Some(answer),
-        None => forge.compare(default, sha).await?,
+        Some(Ancestry::Same | Ancestry::Older) => by_git,
+        Some(_) | None => forge.compare(default, sha).await?.or(by_git),
     };
     match answer.ok_or_else(|| unknown("neither git nor the forge knows both"))? {
         Ancestry::Same | Ancestry::Older => Ok(true),
@@ -86,16 +105,22 @@ async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge:
 }
 
 /// The exact tag first, then the other spelling (`v1.2.3` and `1.2.3` are one version), then a branch or commit.
-async fn version_commit(version: &str, checkout: &Checkout, forge: &Forge) -> Result<Option<String>> {
+async fn version_commit(version: &str, checkout: &Checkout, forge: &Forge) -> Result<(Option<String>, bool)> {
     let other = match version.strip_prefix('v') {
         Some(bare) => bare.to_owned(),
         None => format!("v{version}"),
     };
-    if let Some(commit) = checkout.resolve(version).or_else(|| checkout.resolve(&other)) {
-        return Ok(Some(commit));
+    if let Some(commit) = checkout.tag(version).or_else(|| checkout.tag(&other)) {
+        return Ok((Some(commit), true));
     }
-    match forge.commit_of(version).await? {
-        Some(commit) => Ok(Some(commit)),
-        None => forge.commit_of(&other).await,
+    for name in [version, &other] {
+        if let Some(commit) = forge.tag(name).await? {
+            return Ok((Some(commit), true));
+        }
     }
+    let named = match checkout.resolve(version) {
+        Some(commit) => Some(commit),
+        None => forge.commit_of(version).await?,
+    };
+    Ok((named, false))
 }

@@ -51,9 +51,8 @@ pub async fn run(world: &World, args: &Args) -> Result<()> {
     let started = Instant::now();
     let drain = Drain::open(world, &work).await?;
     world.console.line(&format!("waiting for {} queues to be quiet for {}", drain.len(), args.quiet));
-    let quiet = drain.wait().await.map_err(|error| match error.reason {
-        Reason::DrainTimeout => Error { hint: Some("stop the producers, or give it more time (--timeout)".into()), ..error },
-        _other => error,
+    let quiet = drain.wait().await.map_err(|error| {
+        if error.reason == Reason::DrainTimeout { error.hint("stop the producers, or give it more time (--timeout)") } else { error }
     })?;
     world.console.good(&format!("{} ({})", quiet.sentence, spoken(started.elapsed())));
     Ok(())

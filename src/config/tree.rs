@@ -234,11 +234,6 @@ impl Node {
         }
     }
 
-    /// The value under a key of a mapping.
-    pub fn get(&self, name: &str) -> Option<&Node> {
-        self.entry(name).map(|(_, value)| value)
-    }
-
     /// The key and the value under a key of a mapping.
     pub fn entry(&self, name: &str) -> Option<(&Key, &Node)> {
         let NodeKind::Map(entries) = &self.kind else { return None };

@@ -23,7 +23,10 @@ impl<'a> Walker<'a> {
 
     fn resolve(&self, schema: &'a Value) -> &'a Value {
         let target = schema.get("$ref").and_then(Value::as_str).and_then(|name| name.strip_prefix('#'));
-        target.and_then(|pointer| self.schema.pointer(pointer)).map_or(schema, |found| self.resolve(found))
+        // A reference with a description of its own is written as `allOf: [reference]`.
+        let only = schema.get("allOf").and_then(Value::as_array).filter(|all| all.len() == 1).and_then(|all| all.first());
+        let target = target.and_then(|pointer| self.schema.pointer(pointer)).or(only);
+        target.map_or(schema, |found| self.resolve(found))
     }
 
     /// The alternatives of a schema: itself, or what its `anyOf`/`oneOf` lead to, flattened.
@@ -130,15 +133,16 @@ impl<'a> Walker<'a> {
             }
         }
         let single = schema.get("maxProperties").is_none() && one_of_many && own.len() > 1 && !path.is_empty();
-        if single && schema.get("additionalProperties") == Some(&Value::Bool(false)) {
-            if let Some((key, _)) = own.get(1) {
-                self.report(
-                    key.place,
-                    path,
-                    format!("only one key belongs here, and {:?} is one more", key.name),
-                    "start a new list item (-) for it".into(),
-                );
-            }
+        if single
+            && schema.get("additionalProperties") == Some(&Value::Bool(false))
+            && let Some((key, _)) = own.get(1)
+        {
+            self.report(
+                key.place,
+                path,
+                format!("only one key belongs here, and {:?} is one more", key.name),
+                "start a new list item (-) for it".into(),
+            );
         }
     }
 }

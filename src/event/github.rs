@@ -221,19 +221,21 @@ impl Context<'_> {
 
     fn dispatch(&self, kind: Kind, inputs: &str) -> Event {
         let mut event = self.at_ci_ref(kind);
-        match kind {
-            Kind::RepositoryDispatch => {
-                if let Some(branch) = self.text("/branch") {
-                    event.set_ref(Some(format!("refs/heads/{branch}")));
-                }
-            }
-            _other => {
-                if let Some(full) = self.text("/ref").filter(|full| full.starts_with("refs/")) {
-                    event.set_ref(Some(full));
-                }
-            }
+        let named = match kind == Kind::RepositoryDispatch {
+            true => self.text("/branch").map(|branch| format!("refs/heads/{branch}")),
+            false => self.text("/ref").filter(|full| full.starts_with("refs/")),
+        };
+        if named.is_some() {
+            event.set_ref(named);
         }
         event.more.inputs = strings(self.payload.get(inputs));
+        if kind == Kind::RepositoryDispatch {
+            let commit = event.more.inputs.get("sha").filter(|sha| is_full_sha(sha)).cloned();
+            if commit.is_some() {
+                event.set_sha(commit);
+            }
+            event.pr = event.more.inputs.get("pr").and_then(|number| number.parse().ok());
+        }
         event
     }
 
@@ -249,8 +251,9 @@ impl Context<'_> {
         event.set_sha(self.sha("/workflow_run/head_sha"));
         event.set_ref(self.text("/workflow_run/head_branch").map(|branch| format!("refs/heads/{branch}")));
         event.head_repo = self.text("/workflow_run/head_repository/full_name");
-        let own = self.text("/repository/full_name");
-        event.is_fork = Some(event.head_repo.is_none() || event.head_repo != own);
+        let id = |pointer: &str| self.payload.pointer(pointer).and_then(Value::as_u64);
+        let (head, own) = (id("/workflow_run/head_repository/id"), id("/repository/id"));
+        event.is_fork = Some(head.is_none() || head != own);
         event
     }
 
@@ -259,7 +262,9 @@ impl Context<'_> {
         event.action = self.text("/action");
         event.set_sha(Some(self.sha("/deployment/sha").ok_or_else(|| self.missing("`deployment.sha`"))?));
         // `deployment.ref` is unqualified: a branch, a tag or a commit. Only CI's own full ref says which.
-        event.set_ref(self.var("GITHUB_REF").filter(|full| full.starts_with("refs/")));
+        let named = self.text("/deployment/ref");
+        let same = |full: &String| full.splitn(3, '/').nth(2) == named.as_deref();
+        event.set_ref(self.var("GITHUB_REF").filter(same));
         event.more.deployment_environment = self.text("/deployment/environment");
         event.more.inputs = strings(self.payload.pointer("/deployment/payload"));
         event.actor = self.text("/deployment/creator/login");
@@ -285,13 +290,13 @@ impl Context<'_> {
         event.more.repository = self.text("/repository/full_name").or_else(|| self.var("GITHUB_REPOSITORY"));
         let default = self.text("/repository/default_branch").or_else(|| self.text("/master_branch"));
         event.default_branch = default.or_else(|| event.default_branch.take());
-        let payload_actor = self.text("/sender/login").or_else(|| match event.kind {
-            Kind::PushBranch | Kind::PushTag => self.text("/pusher/name").filter(|name| name != "none"),
-            _other => event.more.author.clone(),
-        });
+        let is_push = matches!(event.kind, Kind::PushBranch | Kind::PushTag);
+        let pusher = || self.text("/pusher/name").filter(|name| name != "none");
+        let payload_actor = self.text("/sender/login").or_else(|| if is_push { pusher() } else { event.more.author.clone() });
         event.actor = event.actor.take().or(payload_actor).or_else(|| self.var("GITHUB_ACTOR"));
         let is_pull_request = matches!(event.kind, Kind::PullRequest | Kind::PullRequestTarget);
-        if !is_pull_request && !matches!(event.kind, Kind::MergeGroup) {
+        let is_foreign = event.kind == Kind::WorkflowRun && event.is_fork != Some(false);
+        if !is_pull_request && !is_foreign && event.kind != Kind::MergeGroup {
             event.settle_default_branch();
         }
         event.more.run = self.run();
@@ -319,5 +324,5 @@ fn strings(value: Option<&Value>) -> std::collections::BTreeMap<String, String> 
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     };
     let pairs = object.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), text(value)?)));
-    pairs.filter(|(_, value)| !value.is_empty()).collect()
+    pairs.filter(|(_, value)| !value.is_empty() && value != "null").collect()
 }

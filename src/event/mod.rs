@@ -2,6 +2,7 @@
 //!
 //! Each CI system has one file here; everything downstream sees only `Event`.
 
+use crate::checkout::Checkout;
 use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use serde::{Deserialize, Serialize};
@@ -154,7 +155,7 @@ pub struct Run {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Facts by hand")]
 pub struct FactFlags {
-    /// The commit (7 to 64 hex digits, or what git can resolve)
+    /// The commit: all its hex digits, or a name that git knows here
     #[arg(long, value_name = "SHA")]
     pub sha: Option<String>,
     /// The branch
@@ -166,6 +167,24 @@ pub struct FactFlags {
     /// The pull request's number
     #[arg(long, value_name = "NUMBER")]
     pub pr: Option<u64>,
+    /// The branch that the pull request goes to
+    #[arg(long, value_name = "NAME")]
+    pub base: Option<String>,
+    /// The branch that it comes from
+    #[arg(long, value_name = "NAME")]
+    pub head_ref: Option<String>,
+    /// The repository that it comes from; another one than --repository is a fork
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub head_repo: Option<String>,
+    /// A label of the pull request; may be given several times
+    #[arg(long = "label", value_name = "NAME")]
+    pub labels: Vec<String>,
+    /// The pull request or release is a draft
+    #[arg(long)]
+    pub draft: bool,
+    /// The release is marked as a pre-release
+    #[arg(long)]
+    pub prerelease: bool,
     /// The repository on the forge, owner/name
     #[arg(long, value_name = "OWNER/NAME")]
     pub repository: Option<String>,
@@ -222,8 +241,14 @@ impl Event {
 
     /// Puts facts named by hand over what CI said.
     pub fn apply(&mut self, flags: &FactFlags) -> Result<()> {
+        // Another branch, tag or pull request has another commit: what CI said of the old one does not count.
+        if flags.tag.is_some() || flags.branch.is_some() || flags.pr.is_some_and(|pr| Some(pr) != self.pr) {
+            self.set_sha(None);
+            self.more.built_sha = None;
+        }
         if let Some(sha) = &flags.sha {
             self.set_sha(Some(full_sha(sha)?));
+            self.more.built_sha = None;
         }
         if let Some(branch) = &flags.branch {
             self.set_ref(Some(format!("refs/heads/{branch}")));
@@ -236,14 +261,23 @@ impl Event {
             (&flags.default_branch, &mut self.default_branch),
             (&flags.actor, &mut self.actor),
             (&flags.repository, &mut self.more.repository),
+            (&flags.base, &mut self.base),
+            (&flags.head_ref, &mut self.head_ref),
+            (&flags.head_repo, &mut self.head_repo),
         ] {
             if flag.is_some() {
                 fact.clone_from(flag);
             }
         }
-        if let Some(repository) = &self.more.repository {
+        for repository in self.more.repository.iter().chain(&flags.head_repo) {
             check_repository(repository)?;
         }
+        if flags.head_repo.is_some() {
+            self.is_fork = Some(flags.head_repo != self.more.repository);
+        }
+        self.more.labels.extend(flags.labels.iter().cloned());
+        self.more.draft |= flags.draft;
+        self.more.prerelease |= flags.prerelease;
         self.settle_default_branch();
         Ok(())
     }
@@ -288,11 +322,14 @@ pub fn is_zero_sha(text: &str) -> bool {
 }
 
 fn full_sha(text: &str) -> Result<String> {
-    let text = text.trim().to_ascii_lowercase();
-    if is_full_sha(&text) && !is_zero_sha(&text) {
-        return Ok(text);
+    let lower = text.trim().to_ascii_lowercase();
+    if is_full_sha(&lower) && !is_zero_sha(&lower) {
+        return Ok(lower);
     }
-    Err(Error::new(Reason::InputInvalid, format!("--sha {text:?} is not a full commit id"))
+    if let Some(sha) = Checkout::here().resolve(text.trim()).filter(|_| !is_full_sha(&lower)) {
+        return Ok(sha);
+    }
+    Err(Error::new(Reason::InputInvalid, format!("--sha {text:?} is not a commit that git knows here"))
         .hint("give all 40 (or 64) hex digits: `git rev-parse HEAD` prints them"))
 }
 

@@ -41,6 +41,8 @@ pub struct Section<'a> {
     pub environment: &'a str,
     /// Markdown.
     pub text: &'a str,
+    /// Whether a comment is made when there is none; otherwise only an old one is corrected.
+    pub create: bool,
 }
 
 struct Found {
@@ -50,15 +52,19 @@ struct Found {
 
 /// Writes the section into the pull request's comment.
 pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<Written> {
-    let me = Author::of(github).await;
+    let me = Author::of(github).await?;
     let mut result = Written::Unchanged;
+    let mut created = false;
     for _round in 0..ROUNDS {
         let mut own = list(github, pr, section.project, &me).await?;
         own.sort_by_key(|comment| comment.id);
         let Some(first) = own.first() else {
+            if created || !section.create {
+                return Ok(result); // the list lags behind, or there is nothing to correct
+            }
             let body = json!({"body": merge(&new_body(section.project), section)});
             github.expect(Method::POST, &format!("/issues/{pr}/comments"), Some(&body), PERMISSION).await?;
-            result = Written::Created;
+            (result, created) = (Written::Created, true);
             continue; // look again: another run may have created one at the same moment
         };
         let wanted = own.iter().skip(1).fold(first.body.clone(), |body, other| adopt(&body, &other.body));
@@ -68,14 +74,20 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
         }
         let path = format!("/issues/comments/{}", first.id);
         let patch = json!({"body": wanted});
-        if github.call(Method::PATCH, &path, Some(&patch)).await?.status == 404 {
-            continue; // deleted meanwhile: look again, create anew
+        match github.expect(Method::PATCH, &path, Some(&patch), PERMISSION).await {
+            Ok(_edited) => {}
+            Err(error) if error.gone => continue, // deleted meanwhile: look again, create anew
+            Err(error) => return Err(error),
         }
         if result == Written::Unchanged {
             result = Written::Edited;
         }
         for other in own.iter().skip(1) {
-            github.call(Method::DELETE, &format!("/issues/comments/{}", other.id), None).await?;
+            match github.expect(Method::DELETE, &format!("/issues/comments/{}", other.id), None, PERMISSION).await {
+                Ok(_deleted) => {}
+                Err(error) if error.gone => {} // another run was faster
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(result)
@@ -84,22 +96,23 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
 /// Who this token writes as. Installation tokens (`github.token`) may not ask; they write as a bot.
 enum Author {
     User(String),
-    Bot,
+    Bot(Option<String>),
 }
 
 impl Author {
-    async fn of(github: &GitHub) -> Self {
-        match github.viewer().await {
+    async fn of(github: &GitHub) -> Result<Self> {
+        Ok(match github.viewer().await? {
             Some(login) => Self::User(login),
-            None => Self::Bot,
-        }
+            None => Self::Bot(github.identity()),
+        })
     }
 
     fn wrote(&self, comment: &Value) -> bool {
         let text = |pointer: &str| comment.pointer(pointer).and_then(Value::as_str);
         match self {
             Self::User(login) => text("/user/login") == Some(login),
-            Self::Bot => text("/user/type") == Some("Bot"),
+            Self::Bot(Some(login)) => text("/user/login") == Some(login),
+            Self::Bot(None) => text("/user/type") == Some("Bot"),
         }
     }
 }
@@ -142,7 +155,9 @@ const CLOSE: &str = "<!-- tidegate:end -->";
 fn merge(body: &str, section: &Section<'_>) -> String {
     let text = section.text.replace("<!--", "<!\u{200b}--");
     let (open, close) = (open(section.environment), CLOSE);
-    let room = BODY_LIMIT.saturating_sub(1000);
+    // The new section gets the room that the others leave, and never less than a useful piece.
+    let others = split_at_section(body, &open).map_or(body.chars().count(), |(before, after)| before.chars().count() + after.chars().count());
+    let room = BODY_LIMIT.saturating_sub(others + 500).max(BODY_LIMIT / 4);
     let block = format!("{open}\n{}\n{close}\n", shorten(text.trim_end(), room));
     let merged = match split_at_section(body, &open) {
         Some((before, after)) => format!("{before}{block}{after}"),
@@ -151,7 +166,7 @@ fn merge(body: &str, section: &Section<'_>) -> String {
     if merged.chars().count() <= BODY_LIMIT {
         return merged;
     }
-    // Older sections are the less important part: the new one stays whole.
+    // Older sections are the less important part when all together are too long.
     format!("{}\n{block}", body.lines().next().unwrap_or_default())
 }
 
@@ -215,7 +230,7 @@ mod tests {
     use super::*;
 
     fn section<'a>(environment: &'a str, text: &'a str) -> Section<'a> {
-        Section { project: "p", environment, text }
+        Section { project: "p", environment, text, create: true }
     }
 
     #[test]

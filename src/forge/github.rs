@@ -5,6 +5,7 @@
 use super::DeploymentState;
 use crate::checkout::Ancestry;
 use crate::error::{Error, Reason, Result};
+use crate::event::Event;
 use crate::tools::http::{chain, is_repeatable};
 use crate::tools::secret::Secret;
 use crate::tools::wait::{Backoff, Clock};
@@ -14,7 +15,7 @@ use octocrab::service::middleware::retry::RetryConfig;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const TRIES: u32 = 5;
+const TRIES: u32 = 6;
 /// The longest that GitHub may ask us to wait before we stop asking.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
@@ -26,6 +27,7 @@ pub struct GitHub {
     client: octocrab::Octocrab,
     repository: String,
     clock: Clock,
+    identity: std::sync::Arc<std::sync::OnceLock<String>>,
 }
 
 /// An answer of the API.
@@ -129,7 +131,7 @@ impl GitHub {
             .add_header(http::header::ACCEPT, "application/vnd.github+json".to_owned())
             .build()
             .map_err(broken)?;
-        Ok(Self { client, repository: repository.to_owned(), clock })
+        Ok(Self { client, repository: repository.to_owned(), clock, identity: std::sync::Arc::default() })
     }
 
     /// owner/name.
@@ -191,9 +193,14 @@ impl GitHub {
             200..=299 => Ok(answer),
             401 => Err(Error::new(Reason::AuthExpired, format!("GitHub refuses the token: {}", answer.message()))
                 .hint("pass `token: ${{ github.token }}` to the step; a token lives as long as its job")),
+            403 | 429 if answer.rate_limited().is_some() => {
+                let sentence = format!("GitHub limits the rate of requests: {}", answer.message());
+                Err(Error::new(Reason::ForgeFailed, sentence).hint("the limit is per token and hour; try again later"))
+            }
             403 | 404 => {
                 let sentence = format!("GitHub refuses {method} {path} of {}: {}", self.repository, answer.message());
-                Err(Error::new(Reason::AuthDenied, sentence)
+                let gone = answer.status == 404;
+                Err(Error { gone, ..Error::new(Reason::AuthDenied, sentence) }
                     .hint(format!("add `{permission}` under `permissions:` of the job (naming one permission sets the others to none)")))
             }
             status => {
@@ -210,17 +217,37 @@ impl GitHub {
 
     /// The commit of a tag, or else of a branch or commit id. Tag objects are followed.
     pub async fn commit_of(&self, name: &str) -> Result<Option<String>> {
-        for full in [format!("tags/{name}"), name.to_owned()] {
-            let answer = self.call(Method::GET, &format!("/commits/{}", encode_path(&full)), None).await?;
-            match answer.status {
-                200 => return Ok(answer.text("/sha")),
-                404 | 422 => {}
-                _other => {
-                    return Err(Error::new(Reason::ForgeFailed, format!("GitHub cannot say which commit {name} is: {}", answer.message())));
-                }
-            }
+        match self.commit_of_ref(&format!("tags/{name}")).await? {
+            Some(commit) => Ok(Some(commit)),
+            None => self.commit_of_ref(name).await,
         }
-        Ok(None)
+    }
+
+    /// The commit of a ref such as tags/v1.0.0; `None` when there is none.
+    pub async fn commit_of_ref(&self, name: &str) -> Result<Option<String>> {
+        let answer = self.call(Method::GET, &format!("/commits/{}", encode_path(name)), None).await?;
+        match answer.status {
+            200 => Ok(answer.text("/sha")),
+            404 | 422 => Ok(None),
+            _other => Err(Error::new(Reason::ForgeFailed, format!("GitHub cannot say which commit {name} is: {}", answer.message()))),
+        }
+    }
+
+    /// Head, base, labels and state of a pull request that was named by its number.
+    pub async fn fill_pull_request(&self, event: &mut Event) -> Result<()> {
+        let Some(number) = event.pr else { return Ok(()) };
+        let answer = self.expect(Method::GET, &format!("/pulls/{number}"), None, "pull-requests: read").await?;
+        let id = |pointer: &str| answer.body.pointer(pointer).and_then(Value::as_u64);
+        event.set_sha(answer.text("/head/sha"));
+        event.base = answer.text("/base/ref");
+        event.head_ref = answer.text("/head/ref");
+        event.head_repo = answer.text("/head/repo/full_name");
+        event.is_fork = Some(id("/head/repo/id").is_none() || id("/head/repo/id") != id("/base/repo/id"));
+        event.more.draft |= answer.body.pointer("/draft").and_then(Value::as_bool).unwrap_or(false);
+        let labels = answer.body.pointer("/labels").and_then(Value::as_array);
+        event.more.labels.extend(labels.into_iter().flatten().filter_map(|label| Some(label.pointer("/name")?.as_str()?.to_owned())));
+        event.more.author = answer.text("/user/login");
+        Ok(())
     }
 
     /// How `head` relates to `base`. Unknown commits have no answer.
@@ -260,9 +287,23 @@ impl GitHub {
     }
 
     /// The login that this token acts as; installation tokens may not ask.
-    pub async fn viewer(&self) -> Option<String> {
-        let answer = self.once(&Method::GET, "/user", None).await.ok()?;
-        answer.text("/login").filter(|_| answer.status == 200)
+    pub async fn viewer(&self) -> Result<Option<String>> {
+        let mut last = String::new();
+        for _attempt in 0..TRIES {
+            match self.once(&Method::GET, "/user", None).await {
+                Ok(answer) if answer.status == 200 => return Ok(answer.text("/login")),
+                Ok(answer) if answer.status < 500 => return Ok(None),
+                Ok(answer) => last = answer.message(),
+                Err(lost) => last = lost,
+            }
+            self.clock.sleep(Duration::from_millis(500)).await;
+        }
+        Err(Error::new(Reason::ForgeFailed, format!("GitHub does not say whose token this is: {last}")))
+    }
+
+    /// The bot that this token writes as, once GitHub has told it.
+    pub fn identity(&self) -> Option<String> {
+        self.identity.get().cloned()
     }
 
     /// Records that a delivery begins; the id of the record.
@@ -280,6 +321,9 @@ impl GitHub {
         });
         let answer = self.expect(Method::POST, "/deployments", Some(&body), "deployments: write").await?;
         let id = answer.body.pointer("/id").and_then(Value::as_u64);
+        if let Some(login) = answer.text("/creator/login") {
+            let _known = self.identity.set(login);
+        }
         id.filter(|_| answer.status == 201)
             .ok_or_else(|| Error::new(Reason::ForgeFailed, format!("GitHub did not record the deployment: {}", answer.message())))
     }
@@ -305,9 +349,10 @@ impl GitHub {
         self.expect(Method::POST, &path, Some(&body), "deployments: write").await.map(drop)
     }
 
-    /// The records of an environment, newest first.
+    /// Our records of an environment, newest first.
     pub async fn deployments(&self, environment: &str) -> Result<Vec<u64>> {
-        let path = format!("/deployments?environment={}&per_page=100", encode(environment));
+        let task = encode(super::DEPLOYMENT_TASK);
+        let path = format!("/deployments?environment={}&task={task}&per_page=100", encode(environment));
         let answer = self.expect(Method::GET, &path, None, "deployments: read").await?;
         let records = answer.body.as_array().cloned().unwrap_or_default();
         Ok(records.iter().filter_map(|record| record.pointer("/id")?.as_u64()).collect())

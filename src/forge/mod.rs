@@ -18,7 +18,7 @@ pub const DEPLOYMENT_TASK: &str = "deploy:tidegate";
 #[derive(Clone)]
 pub enum Forge {
     /// GitHub or GitHub Enterprise.
-    GitHub(github::GitHub),
+    GitHub(Box<github::GitHub>),
     /// None: no token or no repository. `why` says what is missing.
     Absent {
         /// What is missing, for a person.
@@ -56,7 +56,7 @@ impl Forge {
         let token = Secret::new(token);
         console.mask(&token);
         let url = vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com");
-        Ok(Self::GitHub(github::GitHub::new(url, &token, repository, clock)?))
+        Ok(Self::GitHub(Box::new(github::GitHub::new(url, &token, repository, clock)?)))
     }
 
     /// The default branch's name.
@@ -72,6 +72,22 @@ impl Forge {
         match self {
             Self::GitHub(github) => github.commit_of(name).await,
             Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// The commit of a tag.
+    pub async fn tag(&self, name: &str) -> Result<Option<String>> {
+        match self {
+            Self::GitHub(github) => github.commit_of_ref(&format!("tags/{name}")).await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// Completes what is known of the event's pull request.
+    pub async fn fill_pull_request(&self, event: &mut Event) -> Result<()> {
+        match self {
+            Self::GitHub(github) => github.fill_pull_request(event).await,
+            Self::Absent { .. } => Ok(()),
         }
     }
 

@@ -275,9 +275,10 @@ where
         return missing(region, queue, code);
     }
     let failure = aws::failure(&format!("the queue {queue} in {region} {what}"), Reason::DrainFailed, error);
-    match failure.reason {
-        Reason::AuthDenied => failure.hint(format!("allow {action} on this queue for the role that the job runs as")),
-        _other => failure,
+    if failure.reason == Reason::AuthDenied {
+        failure.hint(format!("allow {action} on this queue for the role that the job runs as"))
+    } else {
+        failure
     }
 }
 

@@ -188,9 +188,10 @@ impl Ecr {
             return failure
                 .hint(format!("create it (`{command}`), or let tidegate do it with `ensure-repository: {{mutability: immutable}}`"));
         }
-        match failure.reason {
-            Reason::AuthDenied => failure.hint(format!("allow {action} on this repository for the role that the job runs as")),
-            _other => failure,
+        if failure.reason == Reason::AuthDenied {
+            failure.hint(format!("allow {action} on this repository for the role that the job runs as"))
+        } else {
+            failure
         }
     }
 }

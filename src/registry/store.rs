@@ -144,10 +144,10 @@ impl Store {
 fn login(world: &World, host: &str) -> Result<Option<Login>> {
     let vars = &world.vars;
     let named = |user: Option<&str>, password: Option<&str>| Some(Login { user: user?.to_owned(), password: Secret::new(password?) });
-    if let Some(text) = vars.get("DOCKER_AUTH_CONFIG") {
-        if let Some(login) = from_docker_config(text, host)? {
-            return Ok(Some(login));
-        }
+    if let Some(text) = vars.get("DOCKER_AUTH_CONFIG")
+        && let Some(login) = from_docker_config(text, host)?
+    {
+        return Ok(Some(login));
     }
     if host == "ghcr.io" {
         let token = vars.get("INPUT_TOKEN").or_else(|| vars.get("GITHUB_TOKEN"));

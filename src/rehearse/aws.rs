@@ -28,8 +28,7 @@ fn region(asked: &Asked) -> String {
 
 fn error(status: u16, code: &str, message: &str) -> Response {
     let mut response = json_answer(status, &json!({"__type": code, "message": message}));
-    let header = format!("{code};Sender");
-    if let Ok(value) = header.parse() {
+    if let Ok(value) = code.parse() {
         response.headers_mut().insert("x-amzn-errortype", value);
     }
     response

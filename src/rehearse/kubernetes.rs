@@ -136,7 +136,9 @@ fn pod(workload: &Value, name: &str, state: PodState) -> Value {
         PodState::Unschedulable => {
             json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient memory."}])
         }
-        _scheduled => json!([{"type": "PodScheduled", "status": "True"}]),
+        PodState::Running | PodState::Unready | PodState::Waiting(..) | PodState::Crashing => {
+            json!([{"type": "PodScheduled", "status": "True"}])
+        }
     };
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -327,7 +329,11 @@ fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String),
                 ClusterMood::CrashLoop => PodState::Crashing,
                 ClusterMood::Unschedulable => PodState::Unschedulable,
                 ClusterMood::Probe => PodState::Unready,
-                _running => PodState::Running,
+                ClusterMood::Honest
+                | ClusterMood::KeepsTemplate
+                | ClusterMood::KeepsPods
+                | ClusterMood::NeverObserves
+                | ClusterMood::Quota => PodState::Running,
             };
             for index in 0..2 {
                 let mut made = pod(&object, &fresh(index), state());

@@ -2,7 +2,7 @@
 //!
 //! It keeps state, writes down everything it saw, and can be told to lie: to say yes and do no.
 
-use super::{aws, github, kubernetes, registry};
+use super::{aws, engine, github, kubernetes, registry};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -50,6 +50,8 @@ pub struct World {
     pub queues: BTreeMap<(String, String), VecDeque<[u64; 3]>>,
     /// Queues that answer "access denied".
     pub denied_queues: Vec<String>,
+    /// Labels of what the pretend engine built, by name:tag.
+    pub built: BTreeMap<String, Value>,
     /// GitHub's side.
     pub github: github::Forge,
     /// The cluster's side.
@@ -163,6 +165,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         "aws" => aws::answer(&shared, &asked),
         "kube" => kubernetes::answer(&shared, &asked),
         "v2" => registry::answer(&shared, &asked),
+        "version" | "session" | "build" | "images" => engine::answer(&shared, &asked),
         _nothing => json_answer(404, &json!({"message": "Not Found"})),
     };
     let target = asked.headers.get("x-amz-target").and_then(|value| value.to_str().ok());

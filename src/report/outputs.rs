@@ -38,10 +38,10 @@ pub fn write(report: &Report, report_file: Option<&Path>, vars: &Vars) -> Vec<St
             warnings.push(format!("the outputs cannot be written to {path}: {error}"));
         }
     }
-    if let Some(path) = vars.get("GITHUB_STEP_SUMMARY") {
-        if let Err(error) = append(path, &format!("{}\n", markdown::summary(report))) {
-            warnings.push(format!("the summary cannot be written to {path}: {error}"));
-        }
+    if let Some(path) = vars.get("GITHUB_STEP_SUMMARY")
+        && let Err(error) = append(path, &format!("{}\n", markdown::summary(report)))
+    {
+        warnings.push(format!("the summary cannot be written to {path}: {error}"));
     }
     warnings
 }

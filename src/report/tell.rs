@@ -3,7 +3,7 @@
 use super::{Report, markdown};
 use crate::config::CommentMode;
 use crate::context::Outcome;
-use crate::error::{Result, Verdict};
+use crate::error::{Reason, Result, Verdict};
 use crate::event::Event;
 use crate::forge::comments::{self, Section};
 use crate::forge::github::{DeploymentStatus, GitHub, NewDeployment};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// How long telling may take in all; a cancelled run has only seconds.
 const PATIENCE: Duration = Duration::from_secs(180);
-const PATIENCE_CANCELLED: Duration = Duration::from_secs(3);
+const PATIENCE_CANCELLED: Duration = Duration::from_secs(2);
 
 /// The telling of one run.
 pub struct Teller<'a> {
@@ -45,7 +45,7 @@ impl<'a> Teller<'a> {
         let Forge::GitHub(github) = self.forge else { return };
         if plan.outcome == Outcome::Deploy && plan.steps.iter().any(|step| step.id.starts_with("deploy")) {
             match self.record(github, plan).await {
-                Ok(id) => self.deployment = Some(id),
+                Ok(()) => {}
                 Err(error) => self.world.console.warning(&format!("the deployment is not recorded: {error}")),
             }
         }
@@ -56,7 +56,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    async fn record(&self, github: &GitHub, plan: &Plan) -> Result<u64> {
+    async fn record(&mut self, github: &GitHub, plan: &Plan) -> Result<()> {
         let sha = plan.commit.clone().unwrap_or_default();
         let description = format!("{} by tidegate", plan.version.as_deref().unwrap_or_default());
         let new = NewDeployment {
@@ -68,8 +68,8 @@ impl<'a> Teller<'a> {
             payload: json!({"tidegate": 1, "version": plan.version, "plan": plan.hash}),
         };
         let id = github.create_deployment(&new).await?;
-        self.status(github, id, DeploymentState::InProgress, &description).await?;
-        Ok(id)
+        self.deployment = Some(id); // from here on it gets an end, whatever happens
+        self.status(github, id, DeploymentState::InProgress, &description).await
     }
 
     async fn status(&self, github: &GitHub, id: u64, state: DeploymentState, description: &str) -> Result<()> {
@@ -107,7 +107,7 @@ impl<'a> Teller<'a> {
                 self.world.console.warning(&format!("the deployment record {id} still says in_progress: {error}"));
             }
         }
-        if report.outcome == Outcome::Remove && report.verdict == Verdict::Removed {
+        if report.outcome == Outcome::Remove && matches!(report.verdict, Verdict::Removed | Verdict::Skipped) {
             self.close_records(github, &report.place).await;
         }
         self.comment(github, report).await;
@@ -128,15 +128,13 @@ impl<'a> Teller<'a> {
     async fn comment(&self, github: &GitHub, report: &Report) {
         let failed =
             matches!(report.verdict, Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut | Verdict::Refused);
-        let wanted = match self.mode {
-            CommentMode::Always => report.verdict != Verdict::Skipped,
-            CommentMode::OnFailure => failed,
-            CommentMode::Never => false,
-        };
+        let said = report.verdict != Verdict::Skipped || report.reason == Reason::PreviewKept;
+        let wanted = said && self.mode != CommentMode::Never;
+        let create = failed || self.mode == CommentMode::Always;
         let (true, Some(pr)) = (wanted, self.pull_request) else { return };
         let text = self.world.console.redactor().clean(&markdown::section(report));
         let environment = report.environment.clone().unwrap_or_else(|| "run".into());
-        let section = Section { project: &self.project, environment: &environment, text: &text };
+        let section = Section { project: &self.project, environment: &environment, text: &text, create };
         match comments::upsert(github, pr, &section).await {
             Ok(written) => self.world.console.good(&format!("pull request #{pr}: comment {}", written.name())),
             Err(error) => self.world.console.warning(&format!("pull request #{pr} is not told: {error}")),

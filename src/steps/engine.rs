@@ -8,7 +8,6 @@ use crate::config::{Cache, CacheKind};
 use crate::error::{Error, Reason, Result};
 use crate::registry::oci::Manifest;
 use crate::registry::store::{RECIPE_LABEL, Store};
-use crate::rehearse::standin;
 use crate::tools::http::chain;
 use crate::tools::secret::Secret;
 use crate::tools::wait::Backoff;
@@ -131,16 +130,14 @@ async fn engine(vars: &Vars) -> Result<Engine> {
     Ok(Engine { docker, endpoint, version: version.version.unwrap_or_default() })
 }
 
+/// Whether an engine answers.
+pub async fn is_at_hand(vars: &Vars) -> bool {
+    engine(vars).await.is_ok()
+}
+
 /// Builds the image for every platform, pushes it, and says who did it.
 pub async fn build_and_push(job: &Job<'_>, store: &Store, recipe: &Recipe, labels: Vec<(String, String)>) -> Result<String> {
-    let engine = match engine(&job.world.vars).await {
-        Ok(engine) => engine,
-        Err(error) if job.world.rehearsal && error.reason == Reason::ToolMissing => {
-            standin::push(store, job.image.build.version.as_str(), &labels).await?;
-            return Ok("no Docker engine here: a tiny stand-in image was pushed instead of a build".into());
-        }
-        Err(error) => return Err(error),
-    };
+    let engine = engine(&job.world.vars).await?;
     check_dockerfile(job, recipe)?;
     let build = &job.image.build;
     let version = build.version.as_str();
@@ -191,9 +188,9 @@ async fn one(job: &Job<'_>, engine: &Engine, recipe: &Recipe, labels: &[(String,
     let packed = tokio::task::spawn_blocking(move || context_tar::pack(&context, &dockerfile, u64::try_from(time).unwrap_or(0)));
     let packed = packed.await.map_err(|error| failed(error.to_string()))??;
     let id = format!("tidegate-{}-{}", std::process::id(), recipe.hash);
-    let session = session::open(&engine.endpoint, id, offers(job, target)?).await;
+    let session = session::open(&engine.endpoint, id, offers(job)?).await;
     let session = session.map_err(|error| failed(format!("the engine opens no BuildKit session: {error}")))?;
-    let options = options(job, engine, recipe, labels, target, &session);
+    let options = options(job, &engine.version, recipe, (labels, target), &session);
     let body = bollard::body_try_stream(tokio_util::io::ReaderStream::new(tokio::fs::File::from_std(packed)));
     // A build id of its own lets bollard's plain request use our session; the engine itself wants version 2.
     let docker = engine.docker.clone().with_timeout(BUILD_LIMIT).with_request_modifier(as_buildkit);
@@ -216,7 +213,7 @@ async fn one(job: &Job<'_>, engine: &Engine, recipe: &Recipe, labels: &[(String,
     Ok(())
 }
 
-fn offers(job: &Job<'_>, target: &Target) -> Result<Offers> {
+fn offers(job: &Job<'_>) -> Result<Offers> {
     let build = &job.image.build;
     let mut offers = Offers::default();
     for (id, secret) in &build.image.secrets {
@@ -235,21 +232,19 @@ fn offers(job: &Job<'_>, target: &Target) -> Result<Offers> {
         })?;
         offers.ssh_agent = Some(socket.into());
     }
-    let _unused = &target.name;
     Ok(offers)
 }
 
 fn options(
     job: &Job<'_>,
-    engine: &Engine,
+    version: &str,
     recipe: &Recipe,
-    labels: &[(String, String)],
-    target: &Target,
+    (labels, target): (&[(String, String)], &Target),
     session: &Session,
 ) -> bollard::query_parameters::BuildImageOptions {
     let build = &job.image.build;
     let mut args: HashMap<&str, &str> = build.args.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let cached = matches!(build.image.cache, Cache::Kind(CacheKind::Registry)) && can_cache_inline(&engine.version);
+    let cached = matches!(build.image.cache, Cache::Kind(CacheKind::Registry)) && can_cache_inline(version);
     let sources: Vec<String> =
         if cached { job.image.tags.iter().skip(1).map(|tag| format!("{}:{tag}", target.name)).collect() } else { Vec::new() };
     if cached {
@@ -290,15 +285,11 @@ fn as_buildkit(mut request: BollardRequest) -> BollardRequest {
             request.headers_mut().insert(name, value);
         }
     }
-    let uri = request.uri().to_string();
     if request.uri().path().ends_with("/build") {
-        if let Ok(changed) = uri.replace("version=1&", "version=2&").parse() {
-            *request.uri_mut() = changed;
-        }
-        if let Some(cut) = uri.strip_suffix("version=1") {
-            if let Ok(changed) = format!("{cut}version=2").parse() {
-                *request.uri_mut() = changed;
-            }
+        let uri = request.uri().to_string().replace("&version=1&", "&version=2&");
+        let uri = uri.strip_suffix("&version=1").map_or(uri.clone(), |start| format!("{start}&version=2"));
+        if let Ok(uri) = uri.replace("?version=1&", "?version=2&").parse() {
+            *request.uri_mut() = uri;
         }
     }
     request
@@ -423,12 +414,14 @@ impl<'a> Progress<'a> {
             }
             let inner =
                 vertex.name.starts_with("[internal]") || vertex.name.starts_with("exporting") || vertex.name.starts_with("importing");
-            if let (Some(started), Some(ended)) = (&vertex.started, &vertex.completed) {
-                if !inner && self.ended.insert(vertex.digest.clone()) && vertex.error.is_empty() {
-                    let seconds = (ended.seconds - started.seconds) as f64 + f64::from(ended.nanos - started.nanos) / 1e9;
-                    let time = if vertex.cached { "cached".to_owned() } else { format!("{seconds:.1}s") };
-                    self.world.console.relay(self.image, &format!("{} {time}", vertex.name));
-                }
+            if let (Some(started), Some(ended)) = (&vertex.started, &vertex.completed)
+                && !inner
+                && self.ended.insert(vertex.digest.clone())
+                && vertex.error.is_empty()
+            {
+                let seconds = (ended.seconds - started.seconds) as f64 + f64::from(ended.nanos - started.nanos) / 1e9;
+                let time = if vertex.cached { "cached".to_owned() } else { format!("{seconds:.1}s") };
+                self.world.console.relay(self.image, &format!("{} {time}", vertex.name));
             }
         }
         for log in &status.logs {

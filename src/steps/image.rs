@@ -93,10 +93,10 @@ async fn ensure_repository(job: &Job<'_>, store: &Store) -> Result<()> {
     if matches!(rule, EnsureRepository::Mode(EnsureMode::Off)) {
         return Ok(());
     }
-    if let Some(ecr) = store.ecr() {
-        if ecr.ensure(rule, job.folder).await? {
-            job.world.console.line(&format!("  {}: the repository was created", job.image.repository));
-        }
+    if let Some(ecr) = store.ecr()
+        && ecr.ensure(rule, job.folder).await?
+    {
+        job.world.console.line(&format!("  {}: the repository was created", job.image.repository));
     }
     Ok(())
 }
@@ -202,6 +202,14 @@ async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) ->
 /// Builds, pushes, and reads back what the registry really holds.
 async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<(Ready, Manifest)> {
     let build = &job.image.build;
+    if build.commit.is_none() {
+        let sentence = format!(
+            "there is no version {version}: {} has no such tag, and neither git nor the forge knows it",
+            build.repository,
+            version = build.version
+        );
+        return Err(Error::new(Reason::InputVersion, sentence).hint("name a release tag, an image tag or a whole commit id"));
+    }
     if !job.world.rehearsal {
         check_checkout(job)?;
     }

@@ -40,7 +40,8 @@ impl Redactor {
         let value = secret.expose().trim();
         let encoded = base64::engine::general_purpose::STANDARD.encode(secret.expose());
         let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        let json = serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned();
+        let json = serde_json::to_string(value).unwrap_or_default();
+        let json = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default().to_owned();
         let lines = value.lines().map(|line| line.trim().to_owned());
         let forms = lines.chain([encoded.trim_end_matches('=').to_owned(), encoded, url, json]);
         let Ok(mut known) = self.0.write() else { return Vec::new() };

@@ -1,1 +1,19 @@
-//! Stories: the built binary against the sandbox.
+//! Stories: the built binary against the sandbox of `rehearse`. One file per event and per part; the transcript of what
+//! the outside saw is part of the answer. Every success has a lying twin.
+
+// In a test a failed expectation is the message.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, clippy::disallowed_methods)]
+
+mod by_hand;
+mod cancel;
+mod comments;
+mod contracts;
+mod drain;
+mod image;
+mod kubernetes;
+mod merge;
+mod mistakes;
+mod pull_request;
+mod rehearse;
+mod release;
+mod world;

@@ -171,10 +171,10 @@ impl<'a> Judge<'a> {
         for previous in [true, false] {
             let container = Some(container.to_owned());
             let params = LogParams { container, previous, tail_lines: Some(LOG_LINES), limit_bytes: Some(16_384), ..LogParams::default() };
-            if let Ok(text) = self.cluster.bounded(pods.logs(pod, &params), "log").await {
-                if !text.trim().is_empty() {
-                    return text.lines().map(str::to_owned).collect();
-                }
+            if let Ok(text) = self.cluster.bounded(pods.logs(pod, &params), "log").await
+                && !text.trim().is_empty()
+            {
+                return text.lines().map(str::to_owned).collect();
             }
         }
         Vec::new()
@@ -198,19 +198,19 @@ fn container_cause(pod: &Pod) -> Option<Cause> {
     statuses(pod).find_map(|status| {
         let waiting = status.state.as_ref()?.waiting.as_ref()?;
         let message = waiting.message.as_deref().unwrap_or_default();
-        let reason = match waiting.reason.as_deref()? {
-            "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => Reason::TargetImagePull,
-            "ErrImagePull" if ["not found", "manifest unknown", "denied", "unauthorized"].iter().any(|part| message.contains(part)) => {
-                Reason::TargetImagePull
+        let gone = ["not found", "manifest unknown", "denied", "unauthorized"].iter().any(|part| message.contains(part));
+        let (reason, sentence) = match waiting.reason.as_deref()? {
+            "ErrImagePull" if !gone => return None, // the next try may succeed
+            "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ErrImagePull" => {
+                (Reason::TargetImagePull, format!("{name} cannot pull its image: {message}"))
             }
-            "CrashLoopBackOff" => Reason::TargetCrashLoop,
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Reason::TargetConfig,
+            "CrashLoopBackOff" => {
+                (Reason::TargetCrashLoop, format!("{name} starts and dies{}: {} restarts", last_exit(status), status.restart_count))
+            }
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                (Reason::TargetConfig, format!("the container {} of {name} cannot be created: {message}", status.name))
+            }
             _passing => return None,
-        };
-        let sentence = match reason {
-            Reason::TargetImagePull => format!("{name} cannot pull its image: {message}"),
-            Reason::TargetCrashLoop => format!("{name} starts and dies{}: {} restarts", last_exit(status), status.restart_count),
-            _config => format!("the container {} of {name} cannot be created: {message}", status.name),
         };
         let log_of = (reason == Reason::TargetCrashLoop).then(|| (name.clone(), status.name.clone()));
         Some(Cause { reason, sentence, log_of })

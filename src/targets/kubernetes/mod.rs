@@ -104,14 +104,10 @@ pub async fn deploy(world: &World, work: &KubernetesWork, image: &Pushed) -> Res
 
 /// A Kubernetes error in plain words.
 pub(crate) fn failure(what: &str, error: &kube::Error) -> Error {
-    let status = match error {
-        kube::Error::Api(status) => status,
-        other => {
-            let why = crate::tools::http::chain(other);
-            let reason = if why.to_lowercase().contains("auth") { Reason::AuthMissing } else { Reason::TargetFailed };
-            return Error::new(reason, format!("{what}: {why}"))
-                .hint("is the cluster reachable from this runner, and its certificate known?");
-        }
+    let kube::Error::Api(status) = error else {
+        let why = crate::tools::http::chain(error);
+        let reason = if why.to_lowercase().contains("auth") { Reason::AuthMissing } else { Reason::TargetFailed };
+        return Error::new(reason, format!("{what}: {why}")).hint("is the cluster reachable from this runner, and its certificate known?");
     };
     let sentence = format!("{what}: {}", status.message);
     match status.code {

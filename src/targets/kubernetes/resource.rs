@@ -38,8 +38,6 @@ pub(crate) struct Change {
     pub containers: Vec<Container>,
     /// The labels that its pods have.
     pub selector: String,
-    /// The pods wanted before the rollout, for messages.
-    pub uid: String,
 }
 
 pub(crate) fn resource(kind: WorkloadKind) -> ApiResource {
@@ -129,7 +127,6 @@ impl Found {
             changed,
             containers: self.containers.clone(),
             selector: pairs.join(","),
-            uid: object.metadata.uid.clone().unwrap_or_default(),
         })
     }
 }

@@ -51,10 +51,12 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
                 Some(Err(error)) => last = after_watch_error(cluster, workload, change, &error).await?,
                 None => {}
             },
-            event = pod_events.next() => match event {
-                Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => judge.pod(&pod),
-                Some(Ok(_) | Err(_)) | None => {} // pods are looked at once more below
-            },
+            event = pod_events.next() => {
+                // Whatever else comes, pods are looked at once more below.
+                if let Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) = event {
+                    judge.pod(&pod);
+                }
+            }
             () = clock.sleep(LOOK.min(left)) => judge.look().await,
             () = cluster.world.cancel.cancelled() => {
                 return Err(Error::new(Reason::Cancelled, format!("cancelled while {workload} rolled out: {}", describe(&last))));

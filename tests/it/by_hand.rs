@@ -1,0 +1,72 @@
+//! By hand: `tidegate deploy ENV VERSION`, workflow_dispatch, a laptop.
+
+use crate::world::World;
+use serde_json::json;
+
+#[test]
+fn a_released_version_goes_to_production_after_the_queues_are_quiet() {
+    let mut world = World::new();
+    let sha = world.head();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    let staging = world.released("v1.4.2", &sha).run(&["run"]);
+    let ran = world.run(&["deploy", "production", "1.4.2"]);
+    ran.must(0, "deploy.done");
+    assert_eq!(ran.outputs["digest"], staging.outputs["digest"]);
+    assert_eq!(ran.count("POST /build") + ran.count("PutImage"), 0, "it is there already");
+    let deployed = ran.log.iter().position(|line| line.contains("PATCH /kube")).unwrap();
+    let looked = ran.log.iter().rposition(|line| line.contains("GetQueueAttributes")).unwrap();
+    assert!(
+        looked < deployed && ran.log[looked..deployed].iter().all(|line| !line.contains("BatchGetImage")),
+        "the last look is right before the switch"
+    );
+    assert!(ran.err.contains("2 queues quiet for 1s"), "{}", ran.err);
+}
+
+#[test]
+fn a_dispatch_names_environment_and_version() {
+    let mut world = World::new();
+    let sha = world.head();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.released("v1.4.2", &sha).run(&["run"]).must(0, "deploy.done");
+    let payload = json!({"ref": "refs/heads/main", "inputs": {"environment": "production", "version": " v1.4.2 "}, "repository": crate::world::repository(), "sender": {"login": "octocat"}});
+    let ran = world.event("workflow_dispatch", &payload).run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert_eq!((ran.outputs["environment"].as_str(), ran.outputs["version"].as_str()), ("production", "1.4.2"));
+    // The same as inputs of the step.
+    let nothing = json!({"ref": "refs/heads/main", "inputs": null, "repository": crate::world::repository()});
+    world.event("workflow_dispatch", &nothing).run(&["run"]).must(2, "input.environment");
+    world.var("INPUT_ENVIRONMENT", "production").var("INPUT_VERSION", "1.4.2").run(&["run"]).must(0, "deploy.done");
+}
+
+#[test]
+fn a_commit_that_was_merged_is_found_by_its_id() {
+    let mut world = World::new();
+    let sha = world.head();
+    let merged = world.pushed().run(&["run"]);
+    let ran = world.run(&["deploy", "staging", &sha]);
+    assert_eq!(ran.must(0, "deploy.done").outputs["digest"], merged.outputs["digest"]);
+}
+
+#[test]
+fn a_version_that_does_not_exist_is_not_built_from_something_else() {
+    let mut world = World::new();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    let ran = world.run(&["deploy", "production", "9.9.9"]);
+    ran.must(2, "input.version");
+    assert_eq!(ran.count("POST /build") + ran.count("PATCH /kube"), 0);
+    world.run(&["deploy", "prodution", "1.4.2"]).must(2, "input.environment");
+    world.run(&["deploy", "production", "../../etc"]).must(2, "input.version");
+}
+
+#[test]
+fn a_laptop_needs_git_and_flags_only() {
+    let mut world = World::new();
+    for name in ["GITHUB_ACTIONS", "GITHUB_TOKEN", "GITHUB_EVENT_NAME", "GITHUB_OUTPUT"] {
+        world.without(name);
+    }
+    let ran = world.run(&["merge", "--branch", "main", "--default-branch", "main"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(ran.count("/github"), 0, "without a token nobody is told");
+    assert!(world.runs_on("dev").contains(&world.head()[..7]));
+    assert_eq!(world.run(&["run"]).code, 0, "there is no event here, and that is no failure");
+}

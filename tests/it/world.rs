@@ -1,0 +1,325 @@
+//! A repository, a sandbox and the variables of a GitHub job; runs the built binary in them.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use tidegate::rehearse::sandbox::{self, Sandbox};
+
+/// The configuration that most stories use.
+pub const CONFIG: &str = r#"schema: 1
+project: demo
+aws: {region: us-west-2}
+images:
+  app:
+    repository: 123456789012.dkr.ecr.us-west-2.amazonaws.com/demo
+environments:
+  dev:
+    when: merge
+    tags: [latest]
+    deploy:
+      - kubernetes: {namespace: dev, workloads: [deployment/web], image: app, timeout: 5s}
+  staging:
+    when: release
+    deploy:
+      - kubernetes: {namespace: staging, workloads: [deployment/web], image: app, timeout: 5s}
+  production:
+    when: manual
+    gates:
+      - drain: {queues: [jobs], regions: [us-west-2, us-east-2], quiet: 1s, timeout: 10s}
+    deploy:
+      - kubernetes: {namespace: production, workloads: [deployment/web], image: app, timeout: 5s}
+  preview:
+    when: pull-request
+    name: "{project}-pr-{pr}"
+    deploy:
+      - kubernetes: {namespace: "{project}-pr-{pr}", workloads: [deployment/web], image: app, timeout: 5s}
+"#;
+
+/// The image that everything runs before the story begins.
+pub const OLD: &str =
+    "123456789012.dkr.ecr.us-west-2.amazonaws.com/demo:old@sha256:1111111111111111111111111111111111111111111111111111111111111111";
+
+pub struct World {
+    runtime: tokio::runtime::Runtime,
+    pub sandbox: Sandbox,
+    pub folder: tempfile::TempDir,
+    vars: BTreeMap<String, String>,
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+    /// What the outside saw during this run.
+    pub log: Vec<String>,
+    pub outputs: BTreeMap<String, String>,
+}
+
+impl World {
+    /// A repository with one commit on main, workloads that run the old image, and quiet queues.
+    pub fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut outside = sandbox::World::default();
+        outside.repositories.insert("demo".into(), Default::default());
+        outside.cluster.first_image = OLD.into();
+        outside.cluster.log = "panic: no database\n".into();
+        for namespace in ["dev", "staging", "production", "demo-pr-12"] {
+            outside.cluster.add_workload("deployments", namespace, "web", &[("web", OLD)]);
+        }
+        for region in ["us-west-2", "us-east-2"] {
+            outside.queues.insert((region.into(), "jobs".into()), [[0, 0, 0]].into_iter().collect());
+        }
+        let sandbox = runtime.block_on(Sandbox::start(outside)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = Self { runtime, sandbox, folder, vars: BTreeMap::new() };
+        world.surround();
+        world.write("tidegate.yml", CONFIG);
+        world.write("Dockerfile", "FROM scratch\nCOPY app /app\n");
+        world.write("app", "one\n");
+        world.git(&["init", "--quiet", "--initial-branch=main"]);
+        world.commit("one");
+        world
+    }
+
+    fn surround(&mut self) {
+        std::fs::write(self.path(".kubeconfig"), self.sandbox.kubeconfig(&["sandbox".into()])).unwrap();
+        let address = self.sandbox.address.clone();
+        for (name, value) in [
+            ("PATH", env_path()),
+            ("HOME", self.path("home").display().to_string()),
+            ("GITHUB_ACTIONS", "true".into()),
+            ("GITHUB_REPOSITORY", "acme/demo".into()),
+            ("GITHUB_ACTOR", "octocat".into()),
+            ("GITHUB_SERVER_URL", "https://github.com".into()),
+            ("GITHUB_API_URL", self.sandbox.url("github")),
+            ("GITHUB_RUN_ID", "77".into()),
+            ("GITHUB_RUN_ATTEMPT", "1".into()),
+            ("GITHUB_TOKEN", "ghs_storytoken".into()),
+            ("GITHUB_EVENT_PATH", self.path(".event.json").display().to_string()),
+            ("GITHUB_OUTPUT", self.path(".outputs").display().to_string()),
+            ("GITHUB_STEP_SUMMARY", self.path(".summary").display().to_string()),
+            ("AWS_ENDPOINT_URL", self.sandbox.url("aws")),
+            ("AWS_ACCESS_KEY_ID", "AKIASTORY".into()),
+            ("AWS_SECRET_ACCESS_KEY", "storysecretstorysecret".into()),
+            ("AWS_EC2_METADATA_DISABLED", "true".into()),
+            ("KUBECONFIG", self.path(".kubeconfig").display().to_string()),
+            ("DOCKER_HOST", format!("tcp://{address}")),
+            ("TIDEGATE_REGISTRY_ENDPOINTS", format!("123456789012.dkr.ecr.us-west-2.amazonaws.com=http://{address}")),
+        ] {
+            self.vars.insert(name.into(), value);
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub fn var(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.vars.insert(name.into(), value.into());
+        self
+    }
+
+    pub fn without(&mut self, name: &str) -> &mut Self {
+        self.vars.remove(name);
+        self
+    }
+
+    /// Changes the configuration by replacing a piece of it.
+    pub fn configure(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path("tidegate.yml")).unwrap();
+        assert!(text.contains(from), "{from:?} is not in the configuration");
+        self.write("tidegate.yml", &text.replace(from, to));
+    }
+
+    pub fn git(&self, args: &[&str]) -> String {
+        let mut command = Command::new("git");
+        command.args(args).current_dir(self.folder.path()).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        for who in ["AUTHOR", "COMMITTER"] {
+            command
+                .env(format!("GIT_{who}_NAME"), "A")
+                .env(format!("GIT_{who}_EMAIL"), "a@example.com")
+                .env(format!("GIT_{who}_DATE"), "2026-01-02T03:04:05Z");
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Commits everything that git follows; the pretend GitHub learns the commit.
+    pub fn commit(&self, message: &str) -> String {
+        self.git(&["add", "tidegate.yml", "Dockerfile", "app"]);
+        self.git(&["commit", "--quiet", "--allow-empty", "-m", message]);
+        let sha = self.git(&["rev-parse", "HEAD"]);
+        self.sandbox.with(|outside| outside.github.history.push(sha.clone()));
+        sha
+    }
+
+    pub fn head(&self) -> String {
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    /// The job's event.
+    pub fn event(&mut self, name: &str, payload: &Value) -> &mut Self {
+        self.write(".event.json", &payload.to_string());
+        self.var("GITHUB_EVENT_NAME", name)
+    }
+
+    /// A push of the checked-out commit to main, merged by pull request 12.
+    pub fn pushed(&mut self) -> &mut Self {
+        let sha = self.head();
+        self.sandbox.with(|outside| outside.github.pulls.push((sha.clone(), 12)));
+        let payload = json!({
+            "ref": "refs/heads/main", "before": "0".repeat(40), "after": sha, "created": false, "deleted": false, "forced": false,
+            "head_commit": {"id": sha}, "repository": repository(), "sender": {"login": "octocat"},
+        });
+        self.var("GITHUB_SHA", sha).var("GITHUB_REF", "refs/heads/main");
+        self.event("push", &payload)
+    }
+
+    /// A published release of a commit.
+    pub fn released(&mut self, tag: &str, sha: &str) -> &mut Self {
+        self.sandbox.with(|outside| outside.github.tags.push((tag.into(), sha.into())));
+        let release =
+            json!({"tag_name": tag, "target_commitish": "main", "draft": false, "prerelease": false, "author": {"login": "octocat"}});
+        self.var("GITHUB_SHA", sha).var("GITHUB_REF", format!("refs/tags/{tag}"));
+        self.event(
+            "release",
+            &json!({"action": "published", "release": release, "repository": repository(), "sender": {"login": "octocat"}}),
+        )
+    }
+
+    /// Something happened to pull request 12, whose head is the checked-out commit.
+    pub fn pull_request(&mut self, action: &str, change: impl Fn(&mut Value)) -> &mut Self {
+        let sha = self.head();
+        let side = |name: &str| json!({"ref": name, "sha": sha, "repo": {"id": 1, "full_name": "acme/demo"}});
+        let mut payload = json!({
+            "action": action, "number": 12, "repository": repository(), "sender": {"login": "octocat"},
+            "pull_request": {"number": 12, "draft": false, "merged": false, "labels": [], "user": {"login": "octocat"}, "head": side("change"), "base": side("main")},
+        });
+        change(&mut payload);
+        self.var("GITHUB_SHA", "e".repeat(40)).var("GITHUB_REF", "refs/pull/12/merge");
+        self.event("pull_request", &payload)
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(args).current_dir(self.folder.path()).env_clear().envs(&self.vars).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        self.sandbox.with(|outside| outside.log.clear());
+        let _old = std::fs::remove_file(self.path(".outputs"));
+        let output = self.command(args).output().unwrap();
+        self.ran(output)
+    }
+
+    pub fn ran(&self, output: Output) -> Ran {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let outputs = std::fs::read_to_string(self.path(".outputs")).unwrap_or_default();
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+            log: self.sandbox.with(|outside| outside.log.clone()),
+            outputs: parse_outputs(&outputs),
+        }
+    }
+
+    pub fn comments(&self) -> Vec<String> {
+        self.sandbox.with(|outside| outside.github.comments.iter().map(|comment| comment.body.clone()).collect())
+    }
+
+    /// The states of every deployment record.
+    pub fn deployments(&self) -> Vec<Vec<String>> {
+        self.sandbox.with(|outside| outside.github.deployments.iter().map(|deployment| deployment.states.clone()).collect())
+    }
+
+    pub fn runs_on(&self, namespace: &str) -> String {
+        self.sandbox.with(|outside| outside.cluster.image_of("deployments", namespace, "web")).unwrap()
+    }
+
+    pub fn runtime(&self) -> &tokio::runtime::Runtime {
+        &self.runtime
+    }
+}
+
+impl Ran {
+    /// The run must have ended so; otherwise everything it said is shown.
+    #[track_caller]
+    pub fn must(&self, code: i32, reason: &str) -> &Self {
+        let said = self.outputs.get("reason").cloned().unwrap_or_default();
+        let named = said == reason || self.err.contains(&format!("({reason})"));
+        assert!(self.code == code && named, "wanted {code} {reason}, got {} {said}\n{}\n{}", self.code, self.err, self.log.join("\n"));
+        self
+    }
+
+    /// How many requests of the log contain this text.
+    pub fn count(&self, text: &str) -> usize {
+        self.log.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// stderr with times, ports, folders and digests made the same.
+    pub fn shown(&self) -> String {
+        steady(&self.err)
+    }
+}
+
+/// Text with everything that varies from run to run replaced.
+pub fn steady(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (pattern, with) in [
+        (r" +\d+\.\ds  ", " [time]  "),
+        (r"\b\d+\.\ds\b", "[time]"),
+        (r"sha256:[0-9a-f]{64}", "sha256:[64]"),
+        (r"sha256:[0-9a-f]{12}…", "sha256:[12]…"),
+        (r"127\.0\.0\.1:\d+", "127.0.0.1:[port]"),
+        (r"/tmp/\.tmp\w+", "[folder]"),
+        (r"plan `?[0-9a-f]{12}", "plan [hash]"),
+        (r"\d+(\.\d+)? k?B", "[size]"),
+    ] {
+        text = regex::Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
+    }
+    text
+}
+
+pub fn repository() -> Value {
+    json!({"full_name": "acme/demo", "default_branch": "main", "id": 1})
+}
+
+fn env_path() -> String {
+    std::env::var("PATH").unwrap_or_default()
+}
+
+fn parse_outputs(text: &str) -> BTreeMap<String, String> {
+    let mut outputs = BTreeMap::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let (name, delimiter) = line.split_once("<<").expect("every output is a heredoc");
+        let value: Vec<&str> = lines.by_ref().take_while(|line| *line != delimiter).collect();
+        outputs.insert(name.to_owned(), value.join("\n"));
+    }
+    outputs
+}
+
+/// Runs the binary without any sandbox.
+pub fn tidegate(folder: &Path, args: &[&str], vars: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(args).current_dir(folder).env_clear().env("PATH", env_path()).env("HOME", folder).envs(vars.iter().copied());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
