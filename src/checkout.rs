@@ -104,13 +104,17 @@ impl Checkout {
         self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/remotes/origin/{branch}^{{commit}}")])
     }
 
-    /// owner/name, when the remote is on a forge that uses such names.
-    pub fn forge_repository(&self) -> Option<String> {
+    /// owner/name, when the remote is on this host.
+    pub fn forge_repository(&self, wanted: &str) -> Option<String> {
         let url = self.git(&["remote", "get-url", "origin"])?;
-        let path = match url.split_once("://") {
-            Some((_, rest)) => rest.split_once('/')?.1,
-            None => url.split_once(':')?.1,
+        let (host, path) = match url.split_once("://") {
+            Some((_, rest)) => rest.split_once('/')?,
+            None => url.split_once(':')?,
         };
+        let host = host.rsplit('@').next()?.split(':').next()?;
+        if host != wanted {
+            return None;
+        }
         let path = path.trim_end_matches('/').trim_end_matches(".git");
         let mut parts = path.rsplitn(3, '/');
         let (name, owner) = (parts.next()?, parts.next()?);

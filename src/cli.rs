@@ -207,7 +207,7 @@ pub fn without_empty(args: impl Iterator<Item = String>) -> Vec<String> {
             kept.pop();
         }
     }
-    kept.retain(|arg| !(arg.starts_with("--") && arg.ends_with('=')));
+    kept.retain(|arg| !(arg.starts_with("--") && arg.find('=').is_some_and(|at| at + 1 == arg.len())));
     kept
 }
 

@@ -110,26 +110,40 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
 
 async fn deliver(world: &World, args: &Delivery, asked: Result<Asked>) -> Result<u8> {
     let report = match asked {
-        Ok(asked) => match delivery::prepare(world, &asked).await {
+        Ok(asked) => match prepare(world, &asked).await {
             Ok(prepared) => run::run(world, &prepared).await.0,
             Err(error) => Report::of_error(&error),
         },
         Err(error) => Report::of_error(&error),
     };
-    publish(world, args, &report)?;
-    Ok(finish(world, &report))
+    let code = finish(world, &report);
+    match publish(world, args, &report) {
+        Err(error) if code == 0 => Err(error),
+        Err(error) => {
+            world.console.warning(&error.to_string());
+            Ok(code)
+        }
+        Ok(()) => Ok(code),
+    }
+}
+
+async fn prepare(world: &World, asked: &Asked) -> Result<delivery::Prepared> {
+    tokio::select! {
+        prepared = delivery::prepare(world, asked) => prepared,
+        () = world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, "cancelled before anything was done")),
+    }
 }
 
 /// Outputs, summary and report file, also for a run that failed.
 fn publish(world: &World, args: &Delivery, report: &Report) -> Result<()> {
-    for warning in outputs::write(report, args.report.as_deref(), &world.vars) {
+    for warning in outputs::write(report, args.report.as_deref(), world) {
         world.console.warning(&warning);
     }
     if let Some(path) = &args.report {
-        outputs::write_report(report, Path::new(path))?;
+        outputs::write_report(report, Path::new(path), world)?;
     }
     if args.format == Format::Json {
-        print(&format!("{}\n", serde_json::to_string_pretty(report).unwrap_or_default()))?;
+        print(&outputs::report_json(report, world))?;
     }
     Ok(())
 }

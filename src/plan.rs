@@ -378,8 +378,8 @@ impl Builder<'_> {
                 regions,
                 quiet: drain.quiet.0,
                 timeout: drain.timeout.0,
-                pause: drain.pause.as_ref().map(|hook| hook.command.clone()),
-                resume: drain.resume.as_ref().map(|hook| hook.command.clone()),
+                pause: self.hook(drain.pause.as_ref())?,
+                resume: self.hook(drain.resume.as_ref())?,
                 on_timeout: drain.on_timeout,
                 role: aws.role,
             };
@@ -389,6 +389,11 @@ impl Builder<'_> {
             self.step(&id, format!("wait for {detail}"), after, Work::Drain(work));
         }
         Ok(())
+    }
+
+    fn hook(&self, hook: Option<&config::Hook>) -> Result<Option<Vec<String>>> {
+        let Some(hook) = hook else { return Ok(None) };
+        hook.command.iter().map(|word| self.fill("gates", word)).collect::<Result<_>>().map(Some)
     }
 
     fn targets(&mut self) -> Result<()> {
@@ -414,9 +419,11 @@ impl Builder<'_> {
 
     fn kubernetes(&self, index: usize, target: &Kubernetes) -> Result<(String, String, Work)> {
         let namespace = self.fill("deploy", &target.namespace)?;
-        if namespace.is_empty() {
+        if !crate::targets::kubernetes::is_dns_label(&namespace) {
             let path = format!("environments.{}.deploy[{index}].kubernetes.namespace", self.name);
-            return Err(self.loaded.error(Reason::ConfigInvalid, vec![(path, "the namespace is empty in this run".into(), String::new())]));
+            let message = format!("{namespace:?} cannot be a namespace");
+            let hint = "at most 63 lower-case letters, digits and dashes: look at the values of this run";
+            return Err(self.loaded.error(Reason::InputInvalid, vec![(path, message, hint.into())]));
         }
         let mut workloads = Vec::new();
         for workload in &target.workloads {

@@ -63,7 +63,11 @@ async fn until_cancelled(world: &World, work: impl Future<Output = ()>) {
 
 fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
     match outcome {
-        Ok(()) if plan.outcome == Outcome::Remove => (report.verdict, report.reason) = (Verdict::Removed, Reason::Removed),
+        Ok(()) if plan.outcome == Outcome::Remove => {
+            // No target can remove what it did not make; once one can, this is `removed`.
+            (report.verdict, report.reason) = (Verdict::Skipped, Reason::PreviewKept);
+            report.sentence = format!("{} is closed; its workloads were not made by tidegate and keep running", plan.display_environment);
+        }
         Ok(()) => {
             report.verdict = Verdict::Deployed;
             report.reason = if report.targets.is_empty() { Reason::Built } else { Reason::Deployed };
@@ -96,17 +100,25 @@ struct Runner<'a> {
     paused: Mutex<BTreeSet<String>>,
     /// Whether the queues were looked at right before the switch.
     rechecked: tokio::sync::OnceCell<()>,
+    /// When each drain's waiting ends; `None` once it has timed out with `on-timeout: warn`.
+    deadlines: Mutex<BTreeMap<String, Option<Duration>>>,
 }
 
 impl<'a> Runner<'a> {
     fn new(world: &'a World, prepared: &'a Prepared) -> Self {
         let rechecked = tokio::sync::OnceCell::new();
-        Self { world, prepared, images: Mutex::default(), paused: Mutex::default(), rechecked }
+        Self { world, prepared, images: Mutex::default(), paused: Mutex::default(), rechecked, deadlines: Mutex::default() }
     }
 
     async fn carry_out(&self, report: &mut Report) -> Result<()> {
         let outcome = self.graph(report).await;
+        self.note_unfinished(report, &outcome);
+        let order = |image: &ReportedImage| self.prepared.plan.images.iter().position(|planned| planned.name == image.name);
+        report.images.sort_by_key(order); // as declared, not as they ended
         let resumed = self.resume().await;
+        if let (Err(_), Err(error)) = (&outcome, &resumed) {
+            self.world.console.warning(&error.to_string());
+        }
         outcome.and(resumed)
     }
 
@@ -145,6 +157,17 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Steps that were dropped while they ran are part of the story too.
+    fn note_unfinished(&self, report: &mut Report, outcome: &Result<()>) {
+        let cancelled = outcome.as_ref().is_err_and(|error| error.reason == Reason::Cancelled);
+        for step in &self.prepared.plan.steps {
+            if report.steps.iter().all(|known| known.id != step.id) {
+                let note = if cancelled { "the run was cancelled" } else { "another step failed" };
+                report.steps.push(ReportedStep { id: step.id.clone(), outcome: StepOutcome::Cancelled, seconds: 0.0, note: note.into() });
+            }
+        }
+    }
+
     /// `on-partial: continue`: the other targets are deployed although one failed.
     fn goes_on_after_failure(&self, step: &Step) -> bool {
         self.prepared.plan.on_partial == OnPartial::Continue && matches!(step.work, Work::Kubernetes(_))
@@ -172,7 +195,9 @@ impl<'a> Runner<'a> {
             Work::Image(index) => self.image(*index).await,
             Work::Drain(work) => self.drain(&step.id, work).await,
             Work::Kubernetes(work) => self.kubernetes(work).await,
-            Work::RemovePreview => Ok(Answer::Note("no target here creates things of its own, so there is nothing to delete".into())),
+            Work::RemovePreview => {
+                Ok(Answer::Note("its workloads were not made by tidegate and keep running; its records are closed".into()))
+            }
         };
         (step, started.elapsed(), answer)
     }
@@ -190,6 +215,7 @@ impl<'a> Runner<'a> {
             forge: &self.prepared.forge,
             role,
             forced: self.prepared.event.more.forced,
+            alone: plan.images.len() == 1,
         };
         Ok(Answer::Image(planned.name.clone(), image::ensure(&job).await?))
     }
@@ -205,6 +231,9 @@ impl<'a> Runner<'a> {
         let quiet = drain.wait().await?;
         if quiet.timed_out {
             self.world.console.warning(&quiet.sentence);
+        }
+        if let Ok(mut deadlines) = self.deadlines.lock() {
+            deadlines.insert(id.to_owned(), Some(drain.deadline()).filter(|_| !quiet.timed_out));
         }
         Ok(Answer::Note(quiet.sentence))
     }
@@ -242,7 +271,11 @@ impl<'a> Runner<'a> {
     async fn recheck(&self) -> Result<()> {
         for step in &self.prepared.plan.steps {
             if let Work::Drain(work) = &step.work {
-                let quiet = Drain::open(self.world, work).await?.recheck().await?;
+                let deadline = self.deadlines.lock().ok().and_then(|deadlines| deadlines.get(&step.id).copied()).flatten();
+                let Some(deadline) = deadline else { continue }; // let through by `on-timeout: warn`: not waited for twice
+                // A message that comes late gets at least one more quiet time to pass.
+                let deadline = deadline.max(self.world.clock.now().saturating_add(work.quiet.saturating_mul(2)));
+                let quiet = Drain::open(self.world, work).await?.until(deadline).recheck().await?;
                 if quiet.timed_out {
                     self.world.console.warning(&quiet.sentence);
                 }

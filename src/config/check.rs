@@ -3,15 +3,21 @@
 use super::problem::{Problem, did_you_mean};
 use super::template;
 use super::tree::Node;
-use super::{Config, Dockerfile, EnsureRepository, Environment, Gate, Image, Kubernetes, Promote, Target, When, WhenEvent};
+use super::{Config, Dockerfile, Drain, EnsureRepository, Environment, Gate, Image, Kubernetes, Promote, Target, When, WhenEvent};
 use std::collections::BTreeMap;
 
 /// Every rule that is broken.
 pub fn check(config: &Config, tree: &Node) -> Vec<Problem> {
     let mut checker = Checker { config, tree, problems: Vec::new() };
     checker.variables();
+    let mut repositories: Vec<&str> = Vec::new();
     for (name, image) in &config.images {
         checker.image(name, image);
+        if repositories.contains(&image.repository.as_str()) {
+            let hint = "the same version would be two images: give each its own repository";
+            checker.report(&format!("images.{name}.repository"), "another image has this repository already", hint);
+        }
+        repositories.push(&image.repository);
     }
     for (name, environment) in &config.environments {
         checker.environment(name, environment);
@@ -42,9 +48,10 @@ impl Checker<'_> {
             if !is_word(name) {
                 self.report(&format!("variables.{name}"), format!("{name:?} cannot name a variable"), "use letters, digits and _");
             }
-            if variable.env.as_deref().is_some_and(|env| secrets.contains(&env)) {
+            let credentials = ["GITHUB_TOKEN", "GH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+            if variable.env.as_deref().is_some_and(|env| secrets.contains(&env) || credentials.contains(&env)) {
                 let hint = "secrets are never shown, variables are: give the variable another environment variable";
-                self.report(&format!("variables.{name}.env"), "this environment variable holds a secret elsewhere in this file", hint);
+                self.report(&format!("variables.{name}.env"), "this environment variable holds a secret", hint);
             }
         }
     }
@@ -63,10 +70,10 @@ impl Checker<'_> {
         for (arg, value) in &image.args {
             let at = format!("{path}.args.{arg}");
             self.placeholders(&at, value);
-            let versioned = template::names(value).iter().any(|name| matches!(name.as_str(), "version" | "tag"));
+            let versioned = template::names(value).iter().any(|name| matches!(name.as_str(), "version" | "tag" | "actor" | "run_url"));
             if versioned && image.promote == Promote::Digest {
                 let hint = "a release reuses the image built at merge: read the version at run time, or set `promote: rebuild`";
-                self.report(&at, "a version is baked into the image", hint);
+                self.report(&at, "something that differs from run to run is baked into the image", hint);
             }
         }
         match &image.dockerfile {
@@ -90,6 +97,13 @@ impl Checker<'_> {
         if !is_word(name) || name.len() > 63 {
             self.report(&path, format!("{name:?} cannot name an environment"), "use at most 63 letters, digits, - and _");
         }
+        if rules.when.as_slice().is_empty() {
+            self.report(&format!("{path}.when"), "no event leads here", "write merge, release, pull-request, manual, or a branch or tag");
+        }
+        if rules.deploy.is_empty() && self.config.images.is_empty() {
+            let hint = "add `deploy:` targets, or `images:` to build";
+            self.report(&path, "this environment would do nothing: there is neither a target nor an image", hint);
+        }
         for when in rules.when.as_slice() {
             self.when(&format!("{path}.when"), when);
         }
@@ -107,13 +121,21 @@ impl Checker<'_> {
             }
         }
         for (index, tag) in rules.tags.iter().enumerate() {
-            self.placeholders(&format!("{path}.tags[{index}]"), tag);
+            let at = format!("{path}.tags[{index}]");
+            self.placeholders(&at, tag);
+            if template::names(tag).is_empty() {
+                if let Err(why) = crate::version::check_image_tag(tag, tag) {
+                    self.report(
+                        &at,
+                        why.sentence.replace("a version", "an image tag"),
+                        "letters, digits, dots, dashes and underscores, as latest",
+                    );
+                }
+            }
         }
         for (index, gate) in rules.gates.iter().enumerate() {
             if let Gate::Drain(drain) = gate {
-                for (n, queue) in drain.queues.iter().enumerate() {
-                    self.placeholders(&format!("{path}.gates[{index}].drain.queues[{n}]"), queue);
-                }
+                self.drain(&format!("{path}.gates[{index}].drain"), drain);
             }
         }
         for (index, target) in rules.deploy.iter().enumerate() {
@@ -123,15 +145,71 @@ impl Checker<'_> {
         }
     }
 
+    fn drain(&mut self, path: &str, drain: &Drain) {
+        for (n, queue) in drain.queues.iter().enumerate() {
+            let at = format!("{path}.queues[{n}]");
+            self.placeholders(&at, queue);
+            let stars = queue.matches('*').count();
+            if queue.is_empty() || queue == "*" || stars > 1 || (stars == 1 && !queue.ends_with('*')) {
+                self.report(
+                    &at,
+                    format!("{queue:?} is not a queue"),
+                    "a name, an address, or the beginning of names followed by *, as jobs-*",
+                );
+            }
+        }
+        for (n, region) in drain.regions.iter().enumerate() {
+            let at = format!("{path}.regions[{n}]");
+            let parts = region.split('-').count();
+            if parts < 3 || !region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+                self.report(&at, format!("{region:?} is not a region"), "write it as us-west-2");
+            }
+        }
+        if drain.quiet.0.is_zero() {
+            self.report(&format!("{path}.quiet"), "a single look proves nothing", "AWS asks for several minutes of zero: 2m or more");
+        }
+        if drain.quiet.0 >= drain.timeout.0 {
+            let hint = format!("give `timeout:` more than {}", drain.quiet);
+            self.report(&format!("{path}.quiet"), format!("{} of quiet do not fit into a timeout of {}", drain.quiet, drain.timeout), hint);
+        }
+        match (&drain.pause, &drain.resume) {
+            (Some(_), None) => self.report(&format!("{path}.pause"), "the producers would stay stopped", "add `resume:`"),
+            (None, Some(_)) => self.report(&format!("{path}.resume"), "nothing was paused", "add `pause:`, or remove this"),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        for (name, hook) in [("pause", &drain.pause), ("resume", &drain.resume)] {
+            for (n, word) in hook.iter().flat_map(|hook| &hook.command).enumerate() {
+                self.placeholders(&format!("{path}.{name}.command[{n}]"), word);
+            }
+            if hook.as_ref().is_some_and(|hook| hook.command.first().is_none_or(String::is_empty)) {
+                self.report(&format!("{path}.{name}"), "the command is empty", "write it as [./producers, stop]");
+            }
+        }
+    }
+
     fn kubernetes(&mut self, path: &str, target: &Kubernetes) {
         self.placeholders(&format!("{path}.namespace"), &target.namespace);
+        if template::names(&target.namespace).is_empty() && !crate::targets::kubernetes::is_dns_label(&target.namespace) {
+            self.report(
+                &format!("{path}.namespace"),
+                format!("{:?} cannot be a namespace", target.namespace),
+                "at most 63 lower-case letters, digits and dashes",
+            );
+        }
         if target.context.is_some() && target.cluster.is_some() {
             let hint = "`cluster` names an EKS cluster, `context` an entry of the kubeconfig: keep one";
             self.report(&format!("{path}.cluster"), "`context` and `cluster` both say where", hint);
         }
+        let mut seen = Vec::new();
         for (index, workload) in target.workloads.iter().enumerate() {
             let at = format!("{path}.workloads[{index}]");
             self.placeholders(&at, workload);
+            if let Ok(parsed) = crate::targets::kubernetes::Workload::parse(workload) {
+                if seen.contains(&parsed) {
+                    self.report(&at, format!("{parsed} is listed twice"), "remove one of them");
+                }
+                seen.push(parsed);
+            }
             if let Err(why) = crate::targets::kubernetes::Workload::parse(workload) {
                 self.report(&at, why, "write it as deployment/web, statefulset/worker or daemonset/agent");
             }
@@ -202,7 +280,11 @@ impl Checker<'_> {
         let known = match name.split_once('.') {
             None => template::NAMES.contains(&name),
             Some(("var", variable)) => self.config.variables.contains_key(variable),
-            Some(("image" | "digest", image)) => images().any(|known| known == image),
+            // Known only when the images are there, which is too late for every text of this version.
+            Some(("image" | "digest", image)) if images().any(|known| known == image) => {
+                self.report(path, format!("{{{name}}} has no value here: images are made later"), "tidegate sets images by digest itself");
+                return;
+            }
             Some(_) => false,
         };
         if known {

@@ -339,7 +339,7 @@ pub struct Environment {
     /// How long a preview lives after its last change.
     pub ttl: Option<Span>,
     /// How many previews may live at once.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000))]
     pub max: Option<u32>,
     /// AWS access here, over the project's.
     #[serde(default)]
@@ -791,7 +791,7 @@ impl JsonSchema for Span {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": r"^(\d+(ms|s|m|h|d|w))+$",
+            "pattern": r"^(\d{1,6}(ms|s|m|h|d|w))+$",
             "description": "A length of time, as 30s, 10m, 2h, 7d or 1h30m."
         })
     }

@@ -27,9 +27,13 @@ pub fn split(text: &str) -> Result<Vec<Part>, String> {
                 literal.push(c);
             }
             '{' => {
-                let name: String = rest.by_ref().take_while(|c| *c != '}').collect();
-                if !text.contains(&format!("{{{name}}}")) {
-                    return Err("a { is not closed".into());
+                let mut name = String::new();
+                loop {
+                    match rest.next() {
+                        Some('}') => break,
+                        Some(c) => name.push(c),
+                        None => return Err("a { is not closed".into()),
+                    }
                 }
                 parts.push(Part::Text(std::mem::take(&mut literal)));
                 parts.push(Part::Name(name));
@@ -95,6 +99,7 @@ mod tests {
         assert_eq!(values.fill("{{x}}-pr-{pr}").unwrap(), "{x}-pr-15");
         assert_eq!(values.fill("{tag}").unwrap_err(), "{tag} has no value in this run");
         assert_eq!(values.fill("a{pr").unwrap_err(), "a { is not closed");
+        assert_eq!(values.fill("{pr}-{pr").unwrap_err(), "a { is not closed");
         assert_eq!(values.fill("a}b").unwrap_err(), "a } has no {");
     }
 

@@ -33,8 +33,8 @@ pub fn parse(name: &str, payload: &Value, vars: &Vars) -> Result<Event> {
         "pull_request" => context.pull_request(Kind::PullRequest)?,
         "pull_request_target" => context.pull_request(Kind::PullRequestTarget)?,
         "merge_group" => context.merge_group()?,
-        "workflow_dispatch" => context.dispatch(Kind::WorkflowDispatch, "inputs"),
-        "repository_dispatch" => context.dispatch(Kind::RepositoryDispatch, "client_payload"),
+        "workflow_dispatch" => context.dispatch(Kind::WorkflowDispatch, "inputs")?,
+        "repository_dispatch" => context.dispatch(Kind::RepositoryDispatch, "client_payload")?,
         "schedule" => context.schedule(),
         "workflow_run" => context.workflow_run(),
         "deployment" => context.deployment()?,
@@ -219,7 +219,7 @@ impl Context<'_> {
         Ok(event)
     }
 
-    fn dispatch(&self, kind: Kind, inputs: &str) -> Event {
+    fn dispatch(&self, kind: Kind, inputs: &str) -> Result<Event> {
         let mut event = self.at_ci_ref(kind);
         let named = match kind == Kind::RepositoryDispatch {
             true => self.text("/branch").map(|branch| format!("refs/heads/{branch}")),
@@ -229,6 +229,13 @@ impl Context<'_> {
             event.set_ref(named);
         }
         event.more.inputs = strings(self.payload.get(inputs));
+        for name in ["environment", "version", "sha"] {
+            let given = self.payload.get(inputs).and_then(|inputs| inputs.get(name));
+            if given.is_some_and(|value| !value.is_string() && !value.is_null()) {
+                return Err(Error::new(Reason::InputVersion, format!("`{name}` in the {inputs} is not text: 1.10 would become 1.1"))
+                    .hint("send it in quotes"));
+            }
+        }
         if kind == Kind::RepositoryDispatch {
             let commit = event.more.inputs.get("sha").filter(|sha| is_full_sha(sha)).cloned();
             if commit.is_some() {
@@ -236,7 +243,7 @@ impl Context<'_> {
             }
             event.pr = event.more.inputs.get("pr").and_then(|number| number.parse().ok());
         }
-        event
+        Ok(event)
     }
 
     fn schedule(&self) -> Event {
@@ -320,8 +327,9 @@ fn strings(value: Option<&Value>) -> std::collections::BTreeMap<String, String> 
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.trim().to_owned()),
         Value::Bool(flag) => Some(flag.to_string()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        // 1.10 would have become 1.1 before we see it.
+        Value::Number(number) if number.is_u64() => Some(number.to_string()),
+        Value::Number(_) | Value::Null | Value::Array(_) | Value::Object(_) => None,
     };
     let pairs = object.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), text(value)?)));
     pairs.filter(|(_, value)| !value.is_empty() && value != "null").collect()

@@ -251,10 +251,10 @@ impl Event {
             self.more.built_sha = None;
         }
         if let Some(branch) = &flags.branch {
-            self.set_ref(Some(format!("refs/heads/{branch}")));
+            self.set_ref(Some(format!("refs/heads/{}", branch.trim_start_matches("refs/heads/"))));
         }
         if let Some(tag) = &flags.tag {
-            self.set_ref(Some(format!("refs/tags/{tag}")));
+            self.set_ref(Some(format!("refs/tags/{}", tag.trim_start_matches("refs/tags/"))));
         }
         self.pr = flags.pr.or(self.pr);
         for (flag, fact) in [

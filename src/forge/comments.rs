@@ -156,7 +156,8 @@ fn merge(body: &str, section: &Section<'_>) -> String {
     let text = section.text.replace("<!--", "<!\u{200b}--");
     let (open, close) = (open(section.environment), CLOSE);
     // The new section gets the room that the others leave, and never less than a useful piece.
-    let others = split_at_section(body, &open).map_or(body.chars().count(), |(before, after)| before.chars().count() + after.chars().count());
+    let others =
+        split_at_section(body, &open).map_or(body.chars().count(), |(before, after)| before.chars().count() + after.chars().count());
     let room = BODY_LIMIT.saturating_sub(others + 500).max(BODY_LIMIT / 4);
     let block = format!("{open}\n{}\n{close}\n", shorten(text.trim_end(), room));
     let merged = match split_at_section(body, &open) {

@@ -186,13 +186,19 @@ impl GitHub {
         tokio::time::timeout(REQUEST_TIMEOUT, whole).await.map_err(|_elapsed| "no answer within 60s".to_owned())?
     }
 
+    fn refused(answer: &Answer) -> Error {
+        let reason = if answer.status == 401 { Reason::AuthExpired } else { Reason::AuthDenied };
+        Error::new(reason, format!("GitHub refuses the token: {}", answer.message())).hint(
+            "pass `token: ${{ github.token }}` to the step, with `contents: read` under `permissions:`; a token lives as long as its job",
+        )
+    }
+
     /// The answer when it is a success, else an error that says which permission is missing.
     pub async fn expect(&self, method: Method, path: &str, body: Option<&Value>, permission: &str) -> Result<Answer> {
         let answer = self.call(method.clone(), path, body).await?;
         match answer.status {
             200..=299 => Ok(answer),
-            401 => Err(Error::new(Reason::AuthExpired, format!("GitHub refuses the token: {}", answer.message()))
-                .hint("pass `token: ${{ github.token }}` to the step; a token lives as long as its job")),
+            401 => Err(Self::refused(&answer)),
             403 | 429 if answer.rate_limited().is_some() => {
                 let sentence = format!("GitHub limits the rate of requests: {}", answer.message());
                 Err(Error::new(Reason::ForgeFailed, sentence).hint("the limit is per token and hour; try again later"))
@@ -229,6 +235,7 @@ impl GitHub {
         match answer.status {
             200 => Ok(answer.text("/sha")),
             404 | 422 => Ok(None),
+            401 | 403 => Err(Self::refused(&answer)),
             _other => Err(Error::new(Reason::ForgeFailed, format!("GitHub cannot say which commit {name} is: {}", answer.message()))),
         }
     }
@@ -254,6 +261,9 @@ impl GitHub {
     pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
         let path = format!("/compare/{}...{}?per_page=1", encode(base), encode(head));
         let answer = self.call(Method::GET, &path, None).await?;
+        if matches!(answer.status, 401 | 403) {
+            return Err(Self::refused(&answer));
+        }
         Ok(match answer.text("/status").as_deref() {
             Some("identical") => Some(Ancestry::Same),
             Some("ahead") => Some(Ancestry::Newer),

@@ -91,6 +91,24 @@ pub struct Quiet {
 impl<'a> Drain<'a> {
     /// Finds every queue in every region. A queue that is missing or may not be read is an error, never "quiet".
     pub async fn open(world: &'a World, work: &'a DrainWork) -> Result<Self> {
+        let opened = Self::find_all(world, work);
+        tokio::select! {
+            drain = opened => drain,
+            () = world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, "cancelled while the queues were looked up")),
+        }
+    }
+
+    /// The same with a deadline that began earlier.
+    pub fn until(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// When waiting ends.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    async fn find_all(world: &'a World, work: &'a DrainWork) -> Result<Self> {
         let deadline = world.clock.now().saturating_add(work.timeout);
         let default = Access { region: None, role: work.role.clone() };
         let regions = if work.regions.is_empty() { vec![default.region(&world.vars)?] } else { work.regions.clone() };
@@ -130,7 +148,10 @@ impl<'a> Drain<'a> {
     /// One look at every queue.
     async fn sweep(&self) -> Result<Vec<Counts>> {
         let looks = futures::stream::iter(self.queues.iter().map(counts)).buffered(AT_ONCE);
-        looks.try_collect().await
+        tokio::select! {
+            counts = looks.try_collect() => counts,
+            () = self.world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, "cancelled while waiting for quiet queues")),
+        }
     }
 
     /// Waits until all counts were zero without a break for the quiet time.
@@ -236,7 +257,10 @@ async fn find(client: &Client, region: &str, wanted: &str) -> Result<Vec<Queue>>
         return Ok(vec![found]);
     }
     match client.get_queue_url().queue_name(wanted).send().await {
-        Ok(answer) => Ok(answer.queue_url().map(|url| queue(wanted, url)).into_iter().collect()),
+        Ok(answer) => match answer.queue_url() {
+            Some(url) => Ok(vec![queue(wanted, url)]),
+            None => Err(missing(region, wanted, "SQS answers without an address")),
+        },
         Err(error) => Err(failure(region, wanted, "cannot be found", "sqs:GetQueueUrl", &error)),
     }
 }

@@ -100,6 +100,9 @@ impl Store {
     pub async fn about(&self, manifest: &Manifest) -> Result<About> {
         let mut about = About { identities: vec![manifest.digest.clone()], ..About::default() };
         let json = manifest.json()?;
+        let annotations = json.pointer("/annotations").and_then(Value::as_object);
+        let pairs = annotations.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        about.labels = pairs.filter(|(name, _)| name == RECIPE_LABEL || name == REVISION_LABEL).collect();
         let singles = if manifest.is_index() { self.platforms(&json, &mut about).await? } else { vec![json] };
         for single in &singles {
             let config = single.pointer("/config/digest").and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -142,10 +142,21 @@ fn pod(workload: &Value, name: &str, state: PodState) -> Value {
     };
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "uid": format!("uid-{name}"), "labels": workload.pointer("/spec/template/metadata/labels")},
+        "metadata": {
+            "name": name, "uid": format!("uid-{name}"), "labels": workload.pointer("/spec/template/metadata/labels"),
+            "ownerReferences": [owner(workload)],
+        },
         "spec": {"containers": containers},
         "status": {"phase": "Running", "containerStatuses": statuses, "conditions": conditions},
     })
+}
+
+/// As the controllers make pods: a Deployment's through a ReplicaSet.
+fn owner(workload: &Value) -> Value {
+    let kind = workload.pointer("/kind").and_then(Value::as_str).unwrap_or_default();
+    let name = workload.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let (kind, name) = if kind == "Deployment" { ("ReplicaSet", format!("{name}-5d4f")) } else { (kind, name.to_owned()) };
+    json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": format!("uid-{name}"), "controller": true})
 }
 
 /// Answers a request below /kube.

@@ -165,6 +165,11 @@ impl Report {
         }
     }
 
+    /// Whether every target was deployed, so that what failed came afterwards.
+    fn all_deployed(&self) -> bool {
+        !self.targets.is_empty() && self.targets.iter().all(|target| target.verdict == Verdict::Deployed)
+    }
+
     /// The run in one line.
     pub fn headline(&self) -> String {
         let version = self.version.as_deref().unwrap_or("?");
@@ -172,10 +177,12 @@ impl Report {
             Verdict::Deployed if self.reason == Reason::Built => format!("{version} is built and tagged for {}", self.place),
             Verdict::Deployed => format!("{version} runs on {}", self.place),
             Verdict::Removed => format!("{} is removed", self.place),
+            Verdict::Skipped if self.reason == Reason::PreviewKept => self.sentence.clone(),
             Verdict::Skipped => format!("nothing to do: {}", self.sentence),
             Verdict::Superseded => format!("superseded: {}", self.sentence),
             Verdict::Refused => format!("refused: {}", self.sentence),
             Verdict::Cancelled => format!("the deploy of {version} to {} was cancelled", self.place),
+            Verdict::Failed if self.all_deployed() => format!("{version} runs on {}, but: {}", self.place, self.sentence),
             Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut if self.place.is_empty() => {
                 format!("failed: {}", self.sentence)
             }

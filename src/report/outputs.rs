@@ -2,8 +2,8 @@
 
 use super::{Report, markdown};
 use crate::error::{Error, Reason, Result};
-use crate::vars::Vars;
 use crate::version::hex;
+use crate::world::World;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -30,7 +30,8 @@ pub fn outputs(report: &Report, report_file: Option<&Path>) -> Vec<(&'static str
 }
 
 /// Writes outputs and summary where the CI system wants them. What fails is returned as warnings: telling is best effort.
-pub fn write(report: &Report, report_file: Option<&Path>, vars: &Vars) -> Vec<String> {
+pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<String> {
+    let vars = &world.vars;
     let mut warnings = Vec::new();
     if let Some(path) = vars.get("GITHUB_OUTPUT") {
         let text: String = outputs(report, report_file).iter().map(|(name, value)| heredoc(name, value)).collect();
@@ -39,17 +40,22 @@ pub fn write(report: &Report, report_file: Option<&Path>, vars: &Vars) -> Vec<St
         }
     }
     if let Some(path) = vars.get("GITHUB_STEP_SUMMARY")
-        && let Err(error) = append(path, &format!("{}\n", markdown::summary(report)))
+        && let Err(error) = append(path, &format!("{}\n", world.console.redactor().clean(&markdown::summary(report))))
     {
         warnings.push(format!("the summary cannot be written to {path}: {error}"));
     }
     warnings
 }
 
+/// The report as JSON, free of secrets.
+pub fn report_json(report: &Report, world: &World) -> String {
+    let text = serde_json::to_string_pretty(report).unwrap_or_default();
+    format!("{}\n", world.console.redactor().clean(&text))
+}
+
 /// Writes `--report FILE`. The file was asked for by name, so this failure counts.
-pub fn write_report(report: &Report, path: &Path) -> Result<()> {
-    let text = serde_json::to_string_pretty(report).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
-    std::fs::write(path, text + "\n")
+pub fn write_report(report: &Report, path: &Path, world: &World) -> Result<()> {
+    std::fs::write(path, report_json(report, world))
         .map_err(|error| Error::new(Reason::InputInvalid, format!("the report cannot be written to {}: {error}", path.display())))
 }
 

@@ -26,7 +26,15 @@ pub async fn advance(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Resul
     let released = if version.is_semver() { store.tags().await? } else { Vec::new() };
     for alias in aliases {
         let decision = match version.is_semver() {
-            true => by_version(version, alias, &released),
+            true => match by_version(version, alias, &released) {
+                // A run that is repeated writes nothing.
+                Move::Yes
+                    if released.contains(alias) && store.manifest(alias).await?.is_some_and(|there| there.digest == manifest.digest) =>
+                {
+                    Move::Already
+                }
+                decision => decision,
+            },
             false => by_ancestry(job, store, manifest, alias).await?,
         };
         match decision {

@@ -7,7 +7,7 @@ use crate::checkout::Checkout;
 use crate::config::{Cache, CacheKind};
 use crate::error::{Error, Reason, Result};
 use crate::registry::oci::Manifest;
-use crate::registry::store::{RECIPE_LABEL, Store};
+use crate::registry::store::{RECIPE_LABEL, REVISION_LABEL, Store};
 use crate::tools::http::chain;
 use crate::tools::secret::Secret;
 use crate::tools::wait::Backoff;
@@ -31,6 +31,8 @@ const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
 const CONNECT_LIMIT: u64 = 120;
 const PUSH_TRIES: u32 = 4;
 const LOG_TAIL: usize = 25;
+/// The tag under which `cache: registry` finds the layers of the last build.
+const CACHE_TAG: &str = "buildcache";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// A stream to the engine.
@@ -153,14 +155,24 @@ pub async fn build_and_push(job: &Job<'_>, store: &Store, recipe: &Recipe, label
             None => version.to_owned(),
         };
         let target = Target { name: store.oci().push_name(), tag, platform: platform.map(str::to_owned) };
-        one(job, &engine, recipe, &labels, &target).await?;
-        push(job, &engine, store, &target).await?;
+        // A part that an interrupted run pushed is there already; an immutable repository would not take it twice.
+        if !several || !is_there(store, &target.tag, recipe).await? {
+            one(job, (&engine, store), recipe, &labels, &target).await?;
+            push(job, &engine, store, &target).await?;
+        }
         parts.push(target);
     }
     if several {
         join(store, version, &parts, &labels).await?;
+    } else if matches!(build.image.cache, Cache::Kind(CacheKind::Registry)) {
+        keep_cache(job, store, &engine.version).await?;
     }
     Ok(format!("built by the Docker engine {}", engine.version))
+}
+
+async fn is_there(store: &Store, tag: &str, recipe: &Recipe) -> Result<bool> {
+    let Some(manifest) = store.manifest(tag).await? else { return Ok(false) };
+    Ok(store.about(&manifest).await?.labels.get(RECIPE_LABEL) == Some(&recipe.hash))
 }
 
 /// What one build makes.
@@ -180,7 +192,13 @@ fn check_dockerfile(job: &Job<'_>, recipe: &Recipe) -> Result<()> {
         .hint("`dockerfile:` is relative to `context:`; in a workflow, check the repository out first"))
 }
 
-async fn one(job: &Job<'_>, engine: &Engine, recipe: &Recipe, labels: &[(String, String)], target: &Target) -> Result<()> {
+async fn one(
+    job: &Job<'_>,
+    (engine, store): (&Engine, &Store),
+    recipe: &Recipe,
+    labels: &[(String, String)],
+    target: &Target,
+) -> Result<()> {
     let build = &job.image.build;
     let failed = |why: String| Error::new(Reason::BuildFailed, format!("image {} cannot be built: {why}", job.image.name));
     let time = build.commit.as_deref().and_then(|commit| Checkout::at(job.folder).commit_time(commit)).unwrap_or(0);
@@ -188,14 +206,14 @@ async fn one(job: &Job<'_>, engine: &Engine, recipe: &Recipe, labels: &[(String,
     let packed = tokio::task::spawn_blocking(move || context_tar::pack(&context, &dockerfile, u64::try_from(time).unwrap_or(0)));
     let packed = packed.await.map_err(|error| failed(error.to_string()))??;
     let id = format!("tidegate-{}-{}", std::process::id(), recipe.hash);
-    let session = session::open(&engine.endpoint, id, offers(job)?).await;
+    let session = session::open(&engine.endpoint, id, offers(job, store)?).await;
     let session = session.map_err(|error| failed(format!("the engine opens no BuildKit session: {error}")))?;
     let options = options(job, &engine.version, recipe, (labels, target), &session);
     let body = bollard::body_try_stream(tokio_util::io::ReaderStream::new(tokio::fs::File::from_std(packed)));
     // A build id of its own lets bollard's plain request use our session; the engine itself wants version 2.
     let docker = engine.docker.clone().with_timeout(BUILD_LIMIT).with_request_modifier(as_buildkit);
     let mut stream = std::pin::pin!(docker.build_image(options, None, Some(body)));
-    let mut view = Progress::new(job.world, &job.image.name);
+    let mut view = Progress::new(job);
     loop {
         let item = tokio::select! {
             item = stream.next() => item,
@@ -213,9 +231,13 @@ async fn one(job: &Job<'_>, engine: &Engine, recipe: &Recipe, labels: &[(String,
     Ok(())
 }
 
-fn offers(job: &Job<'_>) -> Result<Offers> {
+fn offers(job: &Job<'_>, store: &Store) -> Result<Offers> {
     let build = &job.image.build;
-    let mut offers = Offers::default();
+    let mut offers = Offers { world: Some(job.world.clone()), ..Offers::default() };
+    let host = store.oci().push_name().split('/').next().unwrap_or_default().to_owned();
+    if let Some(login) = store.oci().login() {
+        offers.logins.insert(host, login.clone());
+    }
     for (id, secret) in &build.image.secrets {
         let value = job.world.vars.get(&secret.env).ok_or_else(|| {
             Error::new(Reason::AuthMissing, format!("the build secret {id} of image {} is not set ({})", job.image.name, secret.env))
@@ -245,8 +267,7 @@ fn options(
     let build = &job.image.build;
     let mut args: HashMap<&str, &str> = build.args.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let cached = matches!(build.image.cache, Cache::Kind(CacheKind::Registry)) && can_cache_inline(version);
-    let sources: Vec<String> =
-        if cached { job.image.tags.iter().skip(1).map(|tag| format!("{}:{tag}", target.name)).collect() } else { Vec::new() };
+    let sources: Vec<String> = if cached { vec![format!("{}:{CACHE_TAG}", target.name)] } else { Vec::new() };
     if cached {
         args.insert("BUILDKIT_INLINE_CACHE", "1");
     }
@@ -269,6 +290,21 @@ fn options(
         options = options.platform(platform);
     }
     options.build()
+}
+
+/// The next build starts from these layers; a cache that cannot be kept is no failure.
+async fn keep_cache(job: &Job<'_>, store: &Store, version: &str) -> Result<()> {
+    if !can_cache_inline(version) {
+        let line = format!("  cache: registry is left out: the Docker engine {version} is too old for it (23 or newer)");
+        job.world.console.line(&line);
+        return Ok(());
+    }
+    if let Some(manifest) = store.manifest(job.image.build.version.as_str()).await? {
+        if let Err(error) = store.tag(&manifest, CACHE_TAG).await {
+            job.world.console.warning(&format!("the build cache is not kept: {error}"));
+        }
+    }
+    Ok(())
 }
 
 /// Engines before 23 crash on inline caches from a registry.
@@ -304,11 +340,15 @@ async fn push(job: &Job<'_>, engine: &Engine, store: &Store, target: &Target) ->
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if attempt == PUSH_TRIES || !passes(&error) {
+        let retry = passes(&error) || (attempt == 1 && lost_login(&error));
+        if attempt == PUSH_TRIES || !retry {
             let sentence = format!("{}:{} cannot be pushed: {error}", target.name, target.tag);
-            return Err(match error.contains("immutable") {
-                true => Error::new(Reason::VersionConflict, sentence).hint("the tag exists with another image: release a new version"),
-                false => Error::new(Reason::PushFailed, sentence).hint("the image is built: running again pushes the rest"),
+            return Err(if error.contains("immutable") {
+                Error::new(Reason::VersionConflict, sentence).hint("the tag exists with another image: release a new version")
+            } else if lost_login(&error) {
+                Error::new(Reason::AuthDenied, sentence).hint("the login may not push to this repository")
+            } else {
+                Error::new(Reason::PushFailed, sentence).hint("the image is built: running again pushes the rest")
             });
         }
         job.world.console.line(&format!("  the push was interrupted ({error}); it goes on where it stopped"));
@@ -343,6 +383,13 @@ async fn push_once(world: &World, engine: &Engine, store: &Store, target: &Targe
             Some(Err(error)) => return Err(chain(&error)),
         }
     }
+}
+
+/// A login that ended or was refused: one more try with a fresh one.
+fn lost_login(error: &str) -> bool {
+    let error = error.to_lowercase();
+    let words = ["401", "unauthorized", "no basic auth", "authentication required", "authorization token has expired", "denied"];
+    words.iter().any(|part| error.contains(part))
 }
 
 fn passes(error: &str) -> bool {
@@ -380,10 +427,11 @@ async fn join(store: &Store, version: &str, parts: &[Target], labels: &[(String,
             "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.bytes.len(), "platform": platform,
         }));
     }
-    let recipe = labels.iter().find(|(name, _)| name == RECIPE_LABEL).map(|(_, value)| value.clone());
+    let kept = labels.iter().filter(|(name, _)| name == RECIPE_LABEL || name == REVISION_LABEL);
+    let annotations: HashMap<&str, &str> = kept.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let index = serde_json::json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests,
-        "annotations": {RECIPE_LABEL: recipe},
+        "annotations": annotations,
     });
     let index = Manifest::new(bytes::Bytes::from(index.to_string()), "application/vnd.oci.image.index.v1+json");
     store.oci().put_manifest(&index, version).await
@@ -401,9 +449,12 @@ struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    fn new(world: &'a World, image: &'a str) -> Self {
-        world.console.group(&format!("build {image}"));
-        Self { world, image, names: HashMap::new(), ended: HashSet::new(), tail: VecDeque::new(), error: None, open: true }
+    fn new(job: &Job<'a>) -> Self {
+        let (world, image) = (job.world, job.image.name.as_str());
+        if job.alone {
+            world.console.group(&format!("build {image}"));
+        }
+        Self { world, image, names: HashMap::new(), ended: HashSet::new(), tail: VecDeque::new(), error: None, open: job.alone }
     }
 
     fn show(&mut self, status: &StatusResponse) {

@@ -51,6 +51,8 @@ pub struct Job<'a> {
     pub role: Option<String>,
     /// Whether the branch was force-pushed: its tip counts as newer.
     pub forced: bool,
+    /// Whether no other image is built at the same time: folds in a job's log do not nest.
+    pub alone: bool,
 }
 
 /// A build with its Dockerfile chosen and its identity known.
@@ -107,7 +109,7 @@ fn recipe(job: &Job<'_>) -> Result<Recipe> {
     let context = job.folder.join(&build.image.context);
     let exists = |file: &&String| context.join(file).is_file();
     let dockerfile = build.dockerfiles.iter().find(exists).or(build.dockerfiles.last()).cloned().unwrap_or_default();
-    let commit = build.checked_out.clone().or_else(|| build.commit.clone());
+    let commit = &build.commit;
     let identity = serde_json::json!({
         "commit": commit,
         "dockerfile": dockerfile,
@@ -123,8 +125,11 @@ fn recipe(job: &Job<'_>) -> Result<Recipe> {
 /// The version's tag exists: it must have been made from the same recipe. By hand a version is taken as it is.
 async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest, action: Action) -> Result<(Ready, Manifest)> {
     let about = store.about(manifest).await?;
-    if action != Action::Reuse {
-        same_recipe(job, recipe, manifest, &about)?;
+    match (action, about.labels.get(REVISION_LABEL), &job.image.build.commit) {
+        // By hand a version is taken as it is, but not when its tag stands for another commit by now.
+        (Action::Reuse, Some(there), Some(wanted)) if there == wanted => {}
+        (Action::Reuse, None, _) | (Action::Reuse, _, None) => {}
+        (Action::Reuse | Action::Build | Action::Promote, _, _) => same_recipe(job, recipe, manifest, &about)?,
     }
     let pushed = store.pushed(job.image.build.version.as_str(), manifest, &about);
     let note = "already in the registry; not built".to_owned();

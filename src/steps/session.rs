@@ -4,8 +4,11 @@
 //! <https://github.com/moby/buildkit/blob/master/docs/dev/request-lifecycle.md>
 
 use super::engine::Endpoint;
+use crate::registry::Repository;
 use crate::registry::oci::Login;
+use crate::registry::store::Store;
 use crate::tools::secret::Secret;
+use crate::world::World;
 use bollard::health::health_check_response::ServingStatus;
 use bollard::health::health_server::{Health, HealthServer};
 use bollard::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
@@ -37,6 +40,8 @@ pub struct Offers {
     pub ssh_agent: Option<PathBuf>,
     /// Registry logins by host.
     pub logins: HashMap<String, Login>,
+    /// Where logins for other hosts are looked up, for private base images.
+    pub world: Option<World>,
 }
 
 /// An open session; dropping it closes it.
@@ -79,7 +84,7 @@ pub async fn open(endpoint: &Endpoint, id: String, offers: Offers) -> io::Result
     let agent = offers.ssh_agent.map(|socket| SshServer::new(Agent(socket)));
     let router = tonic::transport::Server::builder()
         .add_service(HealthServer::new(Alive))
-        .add_service(AuthServer::new(Logins(offers.logins)))
+        .add_service(AuthServer::new(Logins { known: offers.logins, world: offers.world }))
         .add_service(SecretsServer::new(SecretStore(offers.secrets)))
         .add_optional_service(agent);
     tokio::spawn(router.serve_with_incoming(futures::stream::iter([Ok::<_, io::Error>(server)])));
@@ -135,7 +140,21 @@ impl Secrets for SecretStore {
     }
 }
 
-struct Logins(HashMap<String, Login>);
+struct Logins {
+    known: HashMap<String, Login>,
+    world: Option<World>,
+}
+
+impl Logins {
+    async fn of(&self, host: &str) -> Option<Login> {
+        if let Some(login) = self.known.get(host) {
+            return Some(login.clone());
+        }
+        let repository = Repository { host: host.to_owned(), path: "any".into() };
+        let opened = Store::open(self.world.as_ref()?, &repository, None).await.ok()?;
+        opened.oci().login().cloned()
+    }
+}
 
 #[tonic::async_trait]
 impl Auth for Logins {
@@ -144,8 +163,8 @@ impl Auth for Logins {
             "registry-1.docker.io" | "index.docker.io" | "https://index.docker.io/v1/" => "docker.io",
             host => host,
         };
-        let login = self.0.get(host); // none: the builder pulls without one
-        let username = login.map(|login| login.user.clone()).unwrap_or_default();
+        let login = self.of(host).await; // none: the builder pulls without one
+        let username = login.as_ref().map(|login| login.user.clone()).unwrap_or_default();
         let secret = login.map(|login| login.password.expose().to_owned()).unwrap_or_default();
         Ok(Response::new(CredentialsResponse { username, secret }))
     }

@@ -34,7 +34,7 @@ pub async fn send(clock: &Clock, request: RequestBuilder) -> std::result::Result
     let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(8));
     for attempt in 1..=TRIES {
         let Some(this) = request.try_clone() else {
-            return request.send().await.map_err(|error| chain(&error));
+            return request.send().await.map_err(|error| chain(&error.without_url()));
         };
         let last = attempt == TRIES;
         let pause = match this.send().await {
@@ -44,7 +44,7 @@ pub async fn send(clock: &Clock, request: RequestBuilder) -> std::result::Result
                 Some(asked) => asked,
                 None => backoff.pause(),
             },
-            Err(error) if last || error.is_builder() => return Err(chain(&error)),
+            Err(error) if last || error.is_builder() => return Err(chain(&error.without_url())),
             Err(_lost) => backoff.pause(),
         };
         clock.sleep(pause).await;

@@ -8,6 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 /// The longest line of a child that is passed on, in bytes.
 const LINE_LIMIT: u64 = 64 * 1024;
+/// How long the last lines of an ended child are waited for.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// The trimmed output of a quick command that reads local state, or nothing when it fails. Blocking.
 #[allow(clippy::disallowed_methods)]
@@ -48,8 +50,15 @@ pub async fn run(command: &[String], folder: &Path, limit: Duration, line: &(dyn
         .map_err(|error| failed(format!("cannot be started: {error}")).hint("the path is relative to tidegate.yml; is it executable?"))?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let followed = async {
-        tokio::join!(follow(out, line), follow(err, line));
-        child.wait().await
+        let output = async { tokio::join!(follow(out, line), follow(err, line)) };
+        tokio::pin!(output);
+        let status = tokio::select! {
+            status = child.wait() => status,
+            _closed = &mut output => return child.wait().await,
+        };
+        // What it started in the background may keep the pipes open for ever.
+        let _rest = tokio::time::timeout(LAST_LINES, output).await;
+        status
     };
     match tokio::time::timeout(limit, followed).await {
         Err(_elapsed) => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),

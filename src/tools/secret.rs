@@ -39,14 +39,16 @@ impl Redactor {
     pub fn learn(&self, secret: &Secret) -> Vec<String> {
         let value = secret.expose().trim();
         let encoded = base64::engine::general_purpose::STANDARD.encode(secret.expose());
-        let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-        let json = serde_json::to_string(value).unwrap_or_default();
-        let json = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default().to_owned();
-        let lines = value.lines().map(|line| line.trim().to_owned());
-        let forms = lines.chain([encoded.trim_end_matches('=').to_owned(), encoded, url, json]);
+        let mut forms = vec![encoded.trim_end_matches('=').to_owned(), encoded];
+        for piece in std::iter::once(value).chain(value.lines().map(str::trim)) {
+            forms.extend(piece.lines().map(|line| line.trim().to_owned()));
+            forms.push(url::form_urlencoded::byte_serialize(piece.as_bytes()).collect());
+            let json = serde_json::to_string(piece).unwrap_or_default();
+            forms.extend(json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).map(str::to_owned));
+        }
         let Ok(mut known) = self.0.write() else { return Vec::new() };
         let mut new = Vec::new();
-        for form in forms.filter(|form| form.len() >= SHORTEST) {
+        for form in forms.into_iter().filter(|form| form.len() >= SHORTEST) {
             if !known.contains(&form) {
                 known.push(form.clone());
                 new.push(form);

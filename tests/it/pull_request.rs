@@ -20,10 +20,11 @@ fn a_closed_pull_request_ends_its_records() {
     let mut world = World::new();
     world.pull_request("opened", |_| {}).run(&["run"]).must(0, "deploy.done");
     let ran = world.pull_request("closed", |payload| payload["pull_request"]["merged"] = json!(true)).run(&["run"]);
-    ran.must(0, "preview.removed");
+    ran.must(0, "preview.kept");
+    assert_eq!(ran.outputs["verdict"], "skipped", "nothing was removed, so nothing says so");
     assert_eq!(world.deployments(), [["in_progress", "success", "inactive"]]);
     assert_eq!(world.comments().len(), 1, "the same comment says it");
-    assert!(world.comments()[0].contains("is removed"));
+    assert!(world.comments()[0].contains("keep running"));
 }
 
 #[test]

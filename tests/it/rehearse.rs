@@ -27,7 +27,7 @@ fn every_event_can_be_rehearsed() {
     for (args, words) in [
         (vec!["rehearse", "release"], "promoted from"),
         (vec!["rehearse", "pr-opened"], "runs on tidegate-demo-pr-12"),
-        (vec!["rehearse", "pr-closed"], "tidegate-demo-pr-12 is removed"),
+        (vec!["rehearse", "pr-closed"], "tidegate-demo-pr-12 is closed"),
         (vec!["rehearse", "deploy", "production", "1.4.2"], "1.4.2 runs on production"),
     ] {
         let (code, _, err) = tidegate(root, &args, &[("DOCKER_HOST", "unix:///nowhere.sock")]);

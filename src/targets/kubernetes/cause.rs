@@ -1,7 +1,7 @@
 //! Why a rollout does not get on: the cause first, then events, then the last log lines.
 
 use super::resource::{Change, Container};
-use super::{Cluster, Workload};
+use super::{Cluster, Workload, WorkloadKind};
 use crate::error::{Error, Reason};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::api::{Api, ListParams, LogParams};
@@ -29,13 +29,30 @@ pub(crate) struct Judge<'a> {
     change: &'a Change,
     started: Duration,
     pods: BTreeMap<String, Pod>,
-    quota: Option<String>,
+    /// What refuses new pods, and at how many looks in a row.
+    quota: Option<(String, u32)>,
 }
 
 /// Whether a pod still counts: finished ones do not.
 pub(crate) fn is_live(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether the workload made this pod; a debug pod or a job may have the same labels.
+pub(crate) fn is_of(pod: &Pod, workload: &Workload) -> bool {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    owners.any(|owner| match workload.kind {
+        WorkloadKind::Deployment => owner.kind == "ReplicaSet" && is_made_by(&owner.name, &workload.name),
+        WorkloadKind::StatefulSet => owner.kind == "StatefulSet" && owner.name == workload.name,
+        WorkloadKind::DaemonSet => owner.kind == "DaemonSet" && owner.name == workload.name,
+    })
+}
+
+/// web-5d4f is made by web; web-api-5d4f is not.
+fn is_made_by(name: &str, workload: &str) -> bool {
+    let rest = name.strip_prefix(workload).and_then(|rest| rest.strip_prefix('-'));
+    rest.is_some_and(|hash| !hash.is_empty() && !hash.contains('-'))
 }
 
 /// The digests of the containers that take the image, as the node reports them.
@@ -66,7 +83,7 @@ impl<'a> Judge<'a> {
         let spec = pod.spec.as_ref();
         let all = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         let is_new = all.into_iter().any(|container| container.image.as_deref() == Some(wanted.as_str()));
-        if is_new && pod.metadata.deletion_timestamp.is_none() {
+        if is_new && is_of(pod, self.workload) && pod.metadata.deletion_timestamp.is_none() {
             self.pods.insert(name, pod.clone());
         } else {
             self.pods.remove(&name);
@@ -81,21 +98,19 @@ impl<'a> Judge<'a> {
             self.pods.clear();
             listed.items.iter().for_each(|pod| self.pod(pod));
         }
-        let refused =
-            self.events().await.into_iter().find(|event| event.reason.as_deref() == Some("FailedCreate") && self.is_recent(event));
-        self.quota = refused.and_then(|event| event.message);
-    }
-
-    fn is_recent(&self, event: &Event) -> bool {
-        let real = self.cluster.world.clock.real_length(self.cluster.world.clock.now().saturating_sub(self.started));
-        let at = event.last_timestamp.as_ref().map(|time| time.0).or_else(|| event.event_time.as_ref().map(|time| time.0));
-        let age = at.map(|at| jiff::Timestamp::now().duration_since(at));
-        age.is_none_or(|age| age.as_secs() <= i64::try_from(real.as_secs()).unwrap_or(i64::MAX).saturating_add(5))
+        let refused = self.events().await.into_iter().rev().find(|event| event.reason.as_deref() == Some("FailedCreate"));
+        let message = refused.and_then(|event| event.message).filter(|_| self.pods.is_empty());
+        // A creation that failed once may succeed the next time: it must be so twice in a row.
+        self.quota = match (message, &self.quota) {
+            (Some(message), None) => Some((message, 1)),
+            (Some(message), Some((_, seen))) => Some((message, seen + 1)),
+            (None, _) => None,
+        };
     }
 
     /// A cause that will not pass by itself.
     pub fn certain(&self) -> Option<Cause> {
-        if let Some(message) = &self.quota {
+        if let Some((message, 2..)) = &self.quota {
             return Some(Cause { reason: Reason::TargetQuota, sentence: format!("no new pod may be created: {message}"), log_of: None });
         }
         self.pods.values().find_map(|pod| container_cause(pod).or_else(|| self.unschedulable(pod)))
@@ -158,10 +173,14 @@ impl<'a> Judge<'a> {
         let name = &self.workload.name;
         let about_us = |event: &Event| {
             let object = event.involved_object.name.as_deref().unwrap_or_default();
-            let owned = object == name || object.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-') && !rest.is_empty());
+            let owned = object == name || is_made_by(object, name);
             self.pods.contains_key(object) || (owned && event.involved_object.kind.as_deref() != Some("Pod"))
         };
-        let mut ours: Vec<Event> = listed.items.into_iter().filter(about_us).collect();
+        // What was there before the change is an old story; clocks are not compared, they may differ.
+        let is_new = |event: &Event| {
+            self.change.known_events.get(event.metadata.name.as_deref().unwrap_or_default()) != Some(&event.count.unwrap_or(1))
+        };
+        let mut ours: Vec<Event> = listed.items.into_iter().filter(about_us).filter(is_new).collect();
         ours.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
         ours
     }

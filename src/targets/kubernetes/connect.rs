@@ -23,18 +23,20 @@ pub async fn connect(world: &World, work: &KubernetesWork) -> Result<Client> {
     if let Some(name) = &work.target.cluster {
         return eks(world, work, name).await;
     }
-    let mut config = match kubeconfig(world) {
-        Some(path) => from_file(work, path).await?,
+    let mut config = match kubeconfig(world)? {
+        Some(paths) => from_files(work, &paths).await?,
         None if work.target.context.is_some() => {
             return Err(missing("there is no kubeconfig, but the target names a context"));
         }
         None => Config::incluster().map_err(|_outside| missing("there is no kubeconfig, and this is not a pod"))?,
     };
     prepare(world, &mut config);
-    if let Some(name) = eks_of(&config) {
+    if let Some((name, region)) = eks_of(&config) {
         // `aws eks get-token` needs the aws tool; the same token is made here without it.
         config.auth_info.exec = None;
-        return with_eks_token(world, work, config, &name).await;
+        let mut work = work.clone();
+        work.aws.region = region.or(work.aws.region);
+        return with_eks_token(world, &work, config, &name).await;
     }
     if let Some(exec) = config.auth_info.exec.as_mut() {
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
@@ -47,22 +49,33 @@ fn missing(why: &str) -> Error {
     Error::new(Reason::AuthMissing, why).hint("set KUBECONFIG, or name an EKS cluster (`cluster:`), or run inside the cluster")
 }
 
-fn kubeconfig(world: &World) -> Option<PathBuf> {
+/// The files that `KUBECONFIG` lists, or the one in the home folder. A variable that leads nowhere is an error:
+/// the pod's own account may belong to quite another cluster.
+fn kubeconfig(world: &World) -> Result<Option<Vec<PathBuf>>> {
     if let Some(list) = world.vars.get("KUBECONFIG") {
-        return list.split(':').map(PathBuf::from).find(|path| path.is_file());
+        let files: Vec<PathBuf> = list.split(':').map(PathBuf::from).filter(|path| path.is_file()).collect();
+        if files.is_empty() {
+            return Err(missing(&format!("KUBECONFIG={list} leads to no file")));
+        }
+        return Ok(Some(files));
     }
     let home = world.vars.get("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
-    home.filter(|path| path.is_file())
+    Ok(home.filter(|path| path.is_file()).map(|path| vec![path]))
 }
 
-async fn from_file(work: &KubernetesWork, path: PathBuf) -> Result<Config> {
+async fn from_files(work: &KubernetesWork, paths: &[PathBuf]) -> Result<Config> {
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let broken = |why: String| {
-        Error::new(Reason::InputInvalid, format!("the kubeconfig {} cannot be used: {why}", path.display()))
+        Error::new(Reason::InputInvalid, format!("the kubeconfig {} cannot be used: {why}", shown.join(":")))
             .hint("`kubectl config get-contexts` lists what it holds")
     };
-    let file = Kubeconfig::read_from(&path).map_err(|error| broken(chain(&error)))?;
+    let mut merged = Kubeconfig::default();
+    for path in paths {
+        let file = Kubeconfig::read_from(path).map_err(|error| broken(chain(&error)))?;
+        merged = merged.merge(file).map_err(|error| broken(chain(&error)))?;
+    }
     let options = KubeConfigOptions { context: work.target.context.clone(), cluster: None, user: None };
-    Config::from_custom_kubeconfig(file, &options).await.map_err(|error| broken(chain(&error)))
+    Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| broken(chain(&error)))
 }
 
 fn prepare(world: &World, config: &mut Config) {
@@ -76,15 +89,21 @@ fn prepare(world: &World, config: &mut Config) {
     }
 }
 
-/// The EKS cluster of a kubeconfig user that would call `aws eks get-token` or `aws-iam-authenticator`.
-fn eks_of(config: &Config) -> Option<String> {
+/// The EKS cluster and region of a kubeconfig user that would call `aws eks get-token`. With a profile or another role
+/// the call is left as it is: it is another identity than ours.
+fn eks_of(config: &Config) -> Option<(String, Option<String>)> {
     let exec = config.auth_info.exec.as_ref()?;
     let program = exec.command.as_deref()?.rsplit('/').next()?;
     let args: Vec<&str> = exec.args.iter().flatten().map(String::as_str).collect();
     let after = |flag: &str| args.iter().position(|arg| *arg == flag).and_then(|at| args.get(at + 1)).map(|name| (*name).to_owned());
+    let other_identity = ["--role-arn", "--profile", "-r", "--role"].iter().any(|flag| args.contains(flag));
+    let profile = exec.env.iter().flatten().any(|entry| entry.get("name").is_some_and(|name| name == "AWS_PROFILE"));
+    if other_identity || profile {
+        return None;
+    }
     match program {
-        "aws" if args.contains(&"get-token") && !args.contains(&"--role-arn") => after("--cluster-name"),
-        "aws-iam-authenticator" => after("-i"),
+        "aws" if args.contains(&"get-token") => Some((after("--cluster-name")?, after("--region"))),
+        "aws-iam-authenticator" => Some((after("-i")?, None)),
         _other => None,
     }
 }

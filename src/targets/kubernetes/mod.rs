@@ -5,6 +5,7 @@ use crate::plan::KubernetesWork;
 use crate::registry::Pushed;
 use crate::targets::Settled;
 use crate::world::World;
+use futures::stream::{FuturesUnordered, StreamExt};
 use kube::Client;
 
 mod cause;
@@ -51,6 +52,12 @@ impl Workload {
     }
 }
 
+/// Whether this can be a namespace. <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>
+pub fn is_dns_label(text: &str) -> bool {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.len() <= 63 && text.chars().all(fine) && !text.starts_with('-') && !text.ends_with('-')
+}
+
 impl std::fmt::Display for Workload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self.kind {
@@ -82,31 +89,36 @@ pub async fn deploy(world: &World, work: &KubernetesWork, image: &Pushed) -> Res
     let started = world.clock.now();
     let mut watched = Vec::new();
     for found in &before {
-        watched.push((found.workload.clone(), found.start(&cluster).await?));
+        let change = found.start(&cluster).await.map_err(|error| also_changed(error, &watched))?;
+        watched.push((found.workload.clone(), change));
     }
     let deadline = started.saturating_add(work.target.timeout.0);
-    let rollouts = watched.iter().map(|(workload, change)| rollout::follow(&cluster, workload, change, deadline));
-    let results = futures::future::join_all(rollouts).await;
+    let mut rollouts: FuturesUnordered<_> =
+        watched.iter().map(|(workload, change)| rollout::follow(&cluster, workload, change, deadline)).collect();
     let mut proofs = Vec::new();
-    let mut failure: Option<Error> = None;
-    for result in results {
-        match result {
-            Ok(proof) => proofs.push(proof),
-            Err(error) if failure.is_none() => failure = Some(error),
-            Err(error) => world.console.warning(&error.to_string()),
-        }
+    // The first failure is told at once; the other rollouts go on in the cluster, unobserved.
+    while let Some(proof) = rollouts.next().await {
+        proofs.push(proof.map_err(|error| if watched.len() > 1 { also_changed(error, &watched) } else { error })?);
     }
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(Settled { verdict: Verdict::Deployed, detail: proofs.join("; "), url: None }),
+    proofs.sort();
+    Ok(Settled { verdict: Verdict::Deployed, detail: proofs.join("; "), url: None })
+}
+
+/// Adds which workloads have the new image already, proven or not.
+fn also_changed(mut error: Error, watched: &[(Workload, resource::Change)]) -> Error {
+    if !watched.is_empty() {
+        let names: Vec<String> = watched.iter().map(|(workload, _)| workload.to_string()).collect();
+        error.detail.push(format!("the image was set on: {}", names.join(", ")));
     }
+    error
 }
 
 /// A Kubernetes error in plain words.
 pub(crate) fn failure(what: &str, error: &kube::Error) -> Error {
     let kube::Error::Api(status) = error else {
         let why = crate::tools::http::chain(error);
-        let reason = if why.to_lowercase().contains("auth") { Reason::AuthMissing } else { Reason::TargetFailed };
+        let is_login = matches!(error, kube::Error::Auth(_)) || why.contains("auth exec") || why.contains("AuthError");
+        let reason = if is_login { Reason::AuthMissing } else { Reason::TargetFailed };
         return Error::new(reason, format!("{what}: {why}")).hint("is the cluster reachable from this runner, and its certificate known?");
     };
     let sentence = format!("{what}: {}", status.message);

@@ -3,9 +3,11 @@
 use super::{Cluster, Workload, WorkloadKind, failure};
 use crate::config::Restart;
 use crate::error::{Error, Reason, Result};
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Event;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// kubectl's own annotation, so that both tools understand each other's restarts.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -17,6 +19,7 @@ pub(crate) struct Found {
     /// The containers that take the image: list (`containers` or `initContainers`), name, image now.
     pub containers: Vec<Container>,
     object: DynamicObject,
+    known_events: BTreeMap<String, i32>,
 }
 
 /// A container that takes the image.
@@ -38,6 +41,8 @@ pub(crate) struct Change {
     pub containers: Vec<Container>,
     /// The labels that its pods have.
     pub selector: String,
+    /// The warnings that were there before: name and count.
+    pub known_events: BTreeMap<String, i32>,
 }
 
 pub(crate) fn resource(kind: WorkloadKind) -> ApiResource {
@@ -66,7 +71,7 @@ impl Found {
             return refuse("has the update strategy OnDelete: changing the image replaces no pod", "use RollingUpdate");
         }
         let containers = pick(&object, workload, cluster)?;
-        Ok(Self { workload: workload.clone(), containers, object })
+        Ok(Self { workload: workload.clone(), containers, object, known_events: known_events(cluster).await })
     }
 
     /// Starts the rollout, if anything has to change. What the API confirms must be what was asked for.
@@ -127,8 +132,17 @@ impl Found {
             changed,
             containers: self.containers.clone(),
             selector: pairs.join(","),
+            known_events: self.known_events.clone(),
         })
     }
+}
+
+/// The warnings in the namespace as they are now. Without the right to read them there are none later either.
+async fn known_events(cluster: &Cluster<'_>) -> BTreeMap<String, i32> {
+    let events: Api<Event> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
+    let listed = cluster.bounded(events.list(&ListParams::default().fields("type=Warning").limit(500)), "events").await;
+    let items = listed.map(|list| list.items).unwrap_or_default();
+    items.into_iter().filter_map(|event| Some((event.metadata.name?, event.count.unwrap_or(1)))).collect()
 }
 
 /// The container named in the configuration; else those that run this repository; else the only one.

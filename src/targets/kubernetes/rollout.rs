@@ -208,11 +208,13 @@ fn identify(
     wanted: usize,
 ) -> std::result::Result<String, Unproven> {
     let ours = |digest: &str| cluster.image.identities.iter().any(|known| known == digest);
+    let expected = change.containers.len().max(1);
     let mut right = 0;
     let mut others = Vec::new();
-    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && cause::is_live(pod)) {
+    let counts = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && cause::is_live(pod) && cause::is_of(pod, workload);
+    for pod in pods.iter().filter(counts) {
         let ids = cause::image_ids(pod, &change.containers);
-        if !ids.is_empty() && ids.iter().all(|id| ours(id)) {
+        if ids.len() >= expected && ids.iter().all(|id| ours(id)) {
             right += 1;
         } else {
             let name = pod.metadata.name.clone().unwrap_or_default();
