@@ -123,7 +123,7 @@ impl Checker<'_> {
         for (index, tag) in rules.tags.iter().enumerate() {
             let at = format!("{path}.tags[{index}]");
             self.placeholders(&at, tag);
-            if template::names(tag).is_empty() {
+            if template::split(tag).is_ok() && template::names(tag).is_empty() {
                 if let Err(why) = crate::version::check_image_tag(tag, tag) {
                     self.report(
                         &at,

@@ -99,6 +99,7 @@ impl<'a> Walker<'a> {
         let known =
             |schema: &&'a Value| own.iter().filter(|(key, _)| properties(schema).is_some_and(|p| p.contains_key(&key.name))).count();
         let Some(schema) = fitting.iter().copied().rev().max_by_key(known) else { return };
+        let mut meant: Vec<&str> = Vec::new();
         let all_names = || fitting.iter().filter_map(|schema| properties(schema)).flat_map(|p| p.keys()).map(String::as_str);
         for (key, value) in &own {
             let child = join(path, &key.name);
@@ -112,7 +113,10 @@ impl<'a> Walker<'a> {
                 }
                 (None, Some(Value::Bool(false))) => {
                     let hint = match did_you_mean(&key.name, all_names()) {
-                        Some(name) => format!("did you mean {name:?}?"),
+                        Some(name) => {
+                            meant.push(name);
+                            format!("did you mean {name:?}?")
+                        }
                         None => format!("known here: {}", all_names().collect::<Vec<_>>().join(", ")),
                     };
                     self.report(key.place, path, format!("unknown key {:?}", key.name), hint);
@@ -120,15 +124,19 @@ impl<'a> Walker<'a> {
                 (None, _) => {}
             }
         }
-        self.required(node, &own, schema, path);
+        self.required(node, &own, schema, (path, &meant));
     }
 
-    fn required(&mut self, node: &Node, own: &[&(Key, Node)], schema: &'a Value, path: &str) {
+    fn required(&mut self, node: &Node, own: &[&(Key, Node)], schema: &'a Value, (path, meant): (&str, &[&str])) {
         let names = schema.get("required").and_then(Value::as_array);
         let one_of_many = properties(schema).is_some_and(|p| p.len() == 1);
         for name in names.into_iter().flatten().filter_map(Value::as_str) {
             // For a choice such as `kubernetes:`/`swarm:` the unknown key was reported already.
-            if own.iter().all(|(key, _)| key.name != name) && !(one_of_many && !own.is_empty() && !path.is_empty()) {
+            // Neither for a key that was only misspelt.
+            if own.iter().all(|(key, _)| key.name != name)
+                && !meant.contains(&name)
+                && !(one_of_many && !own.is_empty() && !path.is_empty())
+            {
                 self.report(node.place, path, format!("{name:?} is missing"), format!("add `{name}: …` here"));
             }
         }

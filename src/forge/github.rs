@@ -231,7 +231,7 @@ impl GitHub {
 
     /// The commit of a ref such as tags/v1.0.0; `None` when there is none.
     pub async fn commit_of_ref(&self, name: &str) -> Result<Option<String>> {
-        let answer = self.call(Method::GET, &format!("/commits/{}", encode_path(name)), None).await?;
+        let answer = self.call(Method::GET, &format!("/commits/{}", encode(name)), None).await?;
         match answer.status {
             200 => Ok(answer.text("/sha")),
             404 | 422 => Ok(None),
@@ -371,10 +371,6 @@ impl GitHub {
 
 fn encode(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
-}
-
-fn encode_path(text: &str) -> String {
-    text.split('/').map(encode).collect::<Vec<_>>().join("/")
 }
 
 /// At most `limit` characters, with an ellipsis when something was cut.

@@ -10,7 +10,7 @@ use crate::vars::Vars;
 use aws_sdk_ecr::Client;
 use aws_sdk_ecr::error::ProvideErrorMetadata;
 use aws_sdk_ecr::types::{
-    EncryptionConfiguration, EncryptionType, ImageIdentifier, ImageScanningConfiguration, ImageTagMutability,
+    EncryptionConfiguration, EncryptionType, Image, ImageFailure, ImageIdentifier, ImageScanningConfiguration, ImageTagMutability,
     ImageTagMutabilityExclusionFilter, ImageTagMutabilityExclusionFilterType, Tag,
 };
 use base64::Engine;
@@ -57,13 +57,20 @@ impl Ecr {
             Ok(answer) => answer,
             Err(error) => return Err(self.failure("its images cannot be read", "ecr:BatchGetImage", &error)),
         };
+        let missing = |tag: &&&str| {
+            let named = |failure: &ImageFailure| failure.image_id().and_then(|id| id.image_tag()) == Some(**tag);
+            answer.failures().iter().any(named)
+        };
+        let there: Vec<&str> = tags.iter().filter(|tag| !missing(tag)).copied().collect();
+        let exact = |tag: &str| answer.images().iter().find(|image| image.image_id().and_then(|id| id.image_tag()) == Some(tag));
+        // An image with several tags may be answered under another of them; with one candidate that is no riddle.
+        let only = || answer.images().first().filter(|_| answer.images().len() == 1 || there.len() == 1);
         let mut found = Vec::new();
-        for image in answer.images() {
-            let (Some(text), Some(id)) = (image.image_manifest(), image.image_id()) else { continue };
-            let Some(tag) = id.image_tag() else { continue };
-            let bytes = bytes::Bytes::copy_from_slice(text.as_bytes());
-            let media_type = image.image_manifest_media_type().map(str::to_owned).or_else(|| media_type_in(text));
-            found.push((tag.to_owned(), Manifest::new(bytes, media_type.unwrap_or_default())));
+        for tag in &there {
+            match exact(tag).or_else(only) {
+                Some(image) => found.extend(manifest_of(image).map(|manifest| ((*tag).to_owned(), manifest))),
+                None => found.extend(Box::pin(self.manifests(&[tag])).await?),
+            }
         }
         Ok(found)
     }
@@ -194,6 +201,12 @@ impl Ecr {
             failure
         }
     }
+}
+
+fn manifest_of(image: &Image) -> Option<Manifest> {
+    let text = image.image_manifest()?;
+    let media_type = image.image_manifest_media_type().map(str::to_owned).or_else(|| media_type_in(text));
+    Some(Manifest::new(bytes::Bytes::copy_from_slice(text.as_bytes()), media_type.unwrap_or_default()))
 }
 
 fn media_type_in(text: &str) -> Option<String> {

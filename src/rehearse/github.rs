@@ -3,8 +3,30 @@
 use super::sandbox::{Asked, Shared, json_answer};
 use axum::response::Response;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 const TIME: &str = "2026-01-01T00:00:00Z";
+
+/// The examples of GitHub's own description (npm @octokit/openapi, MIT licence): what is not ours to say stays as it is there.
+static SHAPES: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("github_shapes.json")).unwrap_or_default());
+
+/// An example with our facts put over it.
+fn shape(name: &str, facts: &Value) -> Value {
+    let mut shape = SHAPES.get(name).cloned().unwrap_or_default();
+    put_over(&mut shape, facts);
+    shape
+}
+
+fn put_over(shape: &mut Value, facts: &Value) {
+    match (shape, facts) {
+        (Value::Object(shape), Value::Object(facts)) => {
+            for (name, fact) in facts {
+                put_over(shape.entry(name.clone()).or_insert(Value::Null), fact);
+            }
+        }
+        (shape, fact) => *shape = fact.clone(),
+    }
+}
 
 /// The state of one repository.
 #[derive(Clone, Debug)]
@@ -118,7 +140,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     let path = percent_decode(path);
     if path == "/user" {
         return match &forge.person {
-            Some(login) => json_answer(200, &user(login, false)),
+            Some(login) => json_answer(200, &shape("user", &json!({"login": login}))),
             None => json_answer(403, &json!({"message": "Resource not accessible by integration"})),
         };
     }
@@ -128,17 +150,22 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     let Some(rest) = path.strip_prefix(&format!("/repos/{}", forge.repository)) else { return not_found() };
     let parts: Vec<&str> = rest.trim_start_matches('/').splitn(3, '/').collect();
     match (asked.method.as_str(), parts.as_slice()) {
-        ("GET", [""]) => json_answer(200, &json!({"full_name": forge.repository, "default_branch": forge.default_branch})),
+        ("GET", [""]) => {
+            json_answer(200, &shape("repository", &json!({"full_name": forge.repository, "default_branch": forge.default_branch})))
+        }
         ("GET", ["commits", sha, "pulls"]) => pulls(forge, sha),
         ("GET", ["commits", first, rest @ ..]) => {
             let name = std::iter::once(*first).chain(rest.iter().copied()).collect::<Vec<_>>().join("/");
             match forge.commit(&name) {
-                Some(sha) => json_answer(200, &json!({"sha": sha})),
-                None => json_answer(422, &json!({"message": format!("No commit found for SHA: {name}")})),
+                Some(sha) => json_answer(200, &shape("commit", &json!({"sha": sha}))),
+                None => {
+                    let message = format!("No commit found for SHA: {name}");
+                    json_answer(422, &json!({"message": message, "documentation_url": "https://docs.github.com/rest"}))
+                }
             }
         }
         ("GET", ["compare", range]) => match range.split_once("...").and_then(|(base, head)| forge.compare(base, head)) {
-            Some(status) => json_answer(200, &json!({"status": status})),
+            Some(status) => json_answer(200, &shape("compare", &json!({"status": status}))),
             None => not_found(),
         },
         (method, ["issues", number, "comments"]) => comments_of(forge, asked, method, number.parse().unwrap_or(0)),
@@ -269,7 +296,7 @@ fn deployment_answer(forge: &Forge, deployment: &Deployment) -> Value {
 }
 
 fn status_answer(forge: &Forge, deployment: u64, id: u64, body: &Value) -> Value {
-    let text = |name: &str| body.get(name).cloned().unwrap_or_else(|| json!(""));
+    let text = |name: &str| body.get(name).cloned().unwrap_or_else(|| json!("https://github.com"));
     json!({
         "url": url_of(forge, &format!("/deployments/{deployment}/statuses/{id}")), "id": id, "node_id": "DS_x", "state": text("state"),
         "creator": user("github-actions[bot]", true), "description": text("description"), "environment": "x", "target_url": text("log_url"),
@@ -279,9 +306,9 @@ fn status_answer(forge: &Forge, deployment: u64, id: u64, body: &Value) -> Value
 }
 
 fn pull(forge: &Forge, sha: &str, number: u64) -> Value {
-    json!({
-        "number": number, "state": "closed", "title": "A change", "merged_at": TIME, "merge_commit_sha": sha,
-        "base": {"ref": forge.default_branch}, "head": {"ref": "change"}, "user": user("octocat", false),
+    let facts = json!({
+        "number": number, "state": "closed", "merged_at": TIME, "merge_commit_sha": sha, "base": {"ref": forge.default_branch},
         "html_url": format!("https://github.com/{}/pull/{number}", forge.repository),
-    })
+    });
+    shape("pull", &facts)
 }

@@ -1,0 +1,12 @@
+//! The same stories against real parts: the Docker engine, docker-registry behind an ECR front, moto, Prism, skopeo.
+//!
+//! `tests/run` starts the parts and says where they are; without that these tests fail by name rather than pass by luck.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, clippy::disallowed_methods, dead_code)]
+
+#[path = "../it/world.rs"]
+mod world;
+
+mod github;
+mod image;
+mod parts;
+mod queues;
