@@ -2,12 +2,13 @@
 
 use crate::checkout::Checkout;
 use crate::config::{self, Loaded};
-use crate::context::{self, Decision, Outcome, Request, Variables};
+use crate::context::{self, Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{self, Event, FactFlags, Provider};
 use crate::forge::Forge;
 use crate::gather;
 use crate::plan::{self, Plan};
+use crate::variables::Variables;
 use crate::vars::Vars;
 use crate::world::World;
 use std::path::PathBuf;

@@ -37,14 +37,15 @@ pub async fn gather(event: &mut Event, request: &Request, checkout: &Checkout, f
     if event.sha.is_none() && matches!(request, Request::PrOpened) {
         forge.fill_pull_request(event).await?;
     }
-    if event.sha.is_none() && (event.kind == Kind::Release || *request != Request::Event) {
-        if let Some(name) = event.tag.clone().or_else(|| event.branch.clone()) {
-            let commit = match checkout.resolve(&name) {
-                Some(commit) => Some(commit),
-                None => forge.commit_of(&name).await?,
-            };
-            event.set_sha(commit);
-        }
+    if event.sha.is_none()
+        && (event.kind == Kind::Release || *request != Request::Event)
+        && let Some(name) = event.tag.clone().or_else(|| event.branch.clone())
+    {
+        let commit = match checkout.resolve(&name) {
+            Some(commit) => Some(commit),
+            None => forge.commit_of(&name).await?,
+        };
+        event.set_sha(commit);
     }
     if let (Kind::RepositoryDispatch, Some(sha), Some(default)) = (event.kind, event.more.inputs.get("sha"), &event.default_branch) {
         reachable(sha, default, forge).await?;

@@ -1,11 +1,12 @@
 //! What to do, as a value: one recipe per event, in the order of a version's life. Prints itself, has a hash. Pure.
 
 use crate::config::{self, Config, Dockerfile, Environment, Gate, Kubernetes, Loaded, Promote, Target, template::Values};
-use crate::context::{self, Decision, Outcome, Request, Variables};
+use crate::context::{Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind, is_full_sha, short};
 use crate::registry::Repository;
 use crate::targets::kubernetes::Workload;
+use crate::variables::{self, Variables};
 use crate::version::{Version, check_image_tag, hex};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -82,7 +83,7 @@ pub enum Action {
 }
 
 /// A build with all placeholders filled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Build {
     /// The configuration's own part.
     pub image: config::Image,
@@ -126,7 +127,7 @@ pub struct Step {
 }
 
 /// The work of a step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub enum Work {
     /// Make sure the image is in its registry; the index into `images`.
     Image(usize),
@@ -139,7 +140,7 @@ pub enum Work {
 }
 
 /// A drain with all placeholders filled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct DrainWork {
     /// Queue names, URLs, prefixes.
     pub queues: Vec<String>,
@@ -160,7 +161,7 @@ pub struct DrainWork {
 }
 
 /// A Kubernetes target with all placeholders filled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct KubernetesWork {
     /// The configuration's own part.
     pub target: Kubernetes,
@@ -197,7 +198,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
     };
     if let Some((name, rules)) = decision.environment.as_ref().and_then(|name| config.environments.get_key_value(name)) {
         config::refuse_unsupported(loaded, Some(name))?;
-        let values = context::values(event, config, decision, variables);
+        let values = variables::values(event, config, decision, variables);
         plan.is_preview = rules.is_preview();
         plan.on_partial = rules.on_partial;
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
@@ -453,11 +454,11 @@ fn verb(action: Action) -> &'static str {
 
 /// SHA-256 over the canonical plan: it holds neither times nor live facts.
 fn hash(plan: &Plan) -> String {
-    let details: Vec<String> = plan.steps.iter().map(|step| format!("{:?}", step.work)).collect();
-    let builds: Vec<String> = plan.images.iter().map(|image| format!("{:?}", image.build)).collect();
+    let work: Vec<&Work> = plan.steps.iter().map(|step| &step.work).collect();
+    let builds: Vec<&Build> = plan.images.iter().map(|image| &image.build).collect();
     let canonical = serde_json::json!({
         "outcome": plan.outcome, "environment": plan.environment, "version": plan.version, "commit": plan.commit,
-        "images": plan.images, "gates": plan.gates, "steps": plan.steps, "details": details, "builds": builds,
+        "images": plan.images, "gates": plan.gates, "steps": plan.steps, "work": work, "builds": builds,
     });
     hex(&Sha256::digest(canonical.to_string().as_bytes())).chars().take(12).collect()
 }

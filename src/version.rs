@@ -8,9 +8,10 @@ use std::cmp::Ordering;
 pub const TAG_LIMIT: usize = 128;
 
 /// A version as people say it, without a leading `v`. `1.10` never becomes a number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Version {
     text: String,
+    #[serde(skip)]
     semver: Option<semver::Version>,
 }
 

@@ -1,12 +1,13 @@
 //! `tidegate explain`: what happened, what follows, and why. Opens no connection.
 
 use crate::config;
-use crate::context::{self, Decision, Variables};
+use crate::context::{self, Decision};
 use crate::delivery::Asked;
 use crate::error::Result;
 use crate::event::{Event, Provider};
 use crate::gather;
 use crate::tools::console::Console;
+use crate::variables::Variables;
 use crate::vars::Vars;
 use serde_json::{Value, json};
 

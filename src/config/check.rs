@@ -123,14 +123,15 @@ impl Checker<'_> {
         for (index, tag) in rules.tags.iter().enumerate() {
             let at = format!("{path}.tags[{index}]");
             self.placeholders(&at, tag);
-            if template::split(tag).is_ok() && template::names(tag).is_empty() {
-                if let Err(why) = crate::version::check_image_tag(tag, tag) {
-                    self.report(
-                        &at,
-                        why.sentence.replace("a version", "an image tag"),
-                        "letters, digits, dots, dashes and underscores, as latest",
-                    );
-                }
+            if template::split(tag).is_ok()
+                && template::names(tag).is_empty()
+                && let Err(why) = crate::version::check_image_tag(tag, tag)
+            {
+                self.report(
+                    &at,
+                    why.sentence.replace("a version", "an image tag"),
+                    "letters, digits, dots, dashes and underscores, as latest",
+                );
             }
         }
         for (index, gate) in rules.gates.iter().enumerate() {

@@ -8,7 +8,7 @@ pub mod oci;
 pub mod store;
 
 /// A registry host and a repository on it, without a tag.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Repository {
     /// The host, with a port where there is one.
     pub host: String,

@@ -33,7 +33,7 @@ pub async fn advance(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Resul
                 {
                     Move::Already
                 }
-                decision => decision,
+                decision @ (Move::Yes | Move::Already | Move::No(_)) => decision,
             },
             false => by_ancestry(job, store, manifest, alias).await?,
         };

@@ -2,6 +2,7 @@
 
 use super::context_tar;
 use super::image::{Job, Recipe};
+use super::progress::Progress;
 use super::session::{self, Offers, Session};
 use crate::checkout::Checkout;
 use crate::config::{Cache, CacheKind};
@@ -14,12 +15,11 @@ use crate::tools::wait::Backoff;
 use crate::vars::Vars;
 use crate::world::World;
 use bollard::auth::DockerCredentials;
-use bollard::moby::buildkit::v1::StatusResponse;
 use bollard::models::{BuildInfo, BuildInfoAux};
 use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion, PushImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
 use futures::StreamExt;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
 const CONNECT_LIMIT: u64 = 120;
 const PUSH_TRIES: u32 = 4;
-const LOG_TAIL: usize = 25;
 /// The tag under which `cache: registry` finds the layers of the last build.
 const CACHE_TAG: &str = "buildcache";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -299,10 +298,10 @@ async fn keep_cache(job: &Job<'_>, store: &Store, version: &str) -> Result<()> {
         job.world.console.line(&line);
         return Ok(());
     }
-    if let Some(manifest) = store.manifest(job.image.build.version.as_str()).await? {
-        if let Err(error) = store.tag(&manifest, CACHE_TAG).await {
-            job.world.console.warning(&format!("the build cache is not kept: {error}"));
-        }
+    if let Some(manifest) = store.manifest(job.image.build.version.as_str()).await?
+        && let Err(error) = store.tag(&manifest, CACHE_TAG).await
+    {
+        job.world.console.warning(&format!("the build cache is not kept: {error}"));
     }
     Ok(())
 }
@@ -435,75 +434,4 @@ async fn join(store: &Store, version: &str, parts: &[Target], labels: &[(String,
     });
     let index = Manifest::new(bytes::Bytes::from(index.to_string()), "application/vnd.oci.image.index.v1+json");
     store.oci().put_manifest(&index, version).await
-}
-
-/// What a person sees of a build: a line per step that did something, its output folded in CI, the tail kept for failures.
-struct Progress<'a> {
-    world: &'a World,
-    image: &'a str,
-    names: HashMap<String, String>,
-    ended: HashSet<String>,
-    tail: VecDeque<String>,
-    error: Option<String>,
-    open: bool,
-}
-
-impl<'a> Progress<'a> {
-    fn new(job: &Job<'a>) -> Self {
-        let (world, image) = (job.world, job.image.name.as_str());
-        if job.alone {
-            world.console.group(&format!("build {image}"));
-        }
-        Self { world, image, names: HashMap::new(), ended: HashSet::new(), tail: VecDeque::new(), error: None, open: job.alone }
-    }
-
-    fn show(&mut self, status: &StatusResponse) {
-        for vertex in &status.vertexes {
-            self.names.insert(vertex.digest.clone(), vertex.name.clone());
-            if !vertex.error.is_empty() {
-                self.error = Some(format!("{}: {}", vertex.name, vertex.error));
-            }
-            let inner =
-                vertex.name.starts_with("[internal]") || vertex.name.starts_with("exporting") || vertex.name.starts_with("importing");
-            if let (Some(started), Some(ended)) = (&vertex.started, &vertex.completed)
-                && !inner
-                && self.ended.insert(vertex.digest.clone())
-                && vertex.error.is_empty()
-            {
-                let seconds = (ended.seconds - started.seconds) as f64 + f64::from(ended.nanos - started.nanos) / 1e9;
-                let time = if vertex.cached { "cached".to_owned() } else { format!("{seconds:.1}s") };
-                self.world.console.relay(self.image, &format!("{} {time}", vertex.name));
-            }
-        }
-        for log in &status.logs {
-            for line in String::from_utf8_lossy(&log.msg).lines().filter(|line| !line.trim().is_empty()) {
-                self.world.console.relay(self.image, line);
-                self.tail.push_back(line.chars().filter(|c| !c.is_control()).take(300).collect());
-                if self.tail.len() > LOG_TAIL {
-                    self.tail.pop_front();
-                }
-            }
-        }
-    }
-
-    /// BuildKit's own words about the step that failed, rather than the stream's.
-    fn cause(&self, otherwise: &str) -> String {
-        self.error.clone().unwrap_or_else(|| otherwise.to_owned())
-    }
-
-    fn tail(&self) -> Vec<String> {
-        self.tail.iter().cloned().collect()
-    }
-
-    fn close(&mut self) {
-        if std::mem::take(&mut self.open) {
-            self.world.console.end_group();
-        }
-    }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        self.close();
-    }
 }

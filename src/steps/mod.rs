@@ -4,4 +4,5 @@ pub mod aliases;
 pub mod context_tar;
 pub mod engine;
 pub mod image;
+mod progress;
 pub mod session;

@@ -30,7 +30,8 @@ fn a_closed_pull_request_ends_its_records() {
 #[test]
 fn strangers_get_nothing_and_no_connection_is_made() {
     let mut world = World::new();
-    let cases: [(&str, &str, Box<dyn Fn(&mut serde_json::Value)>); 5] = [
+    type Change = Box<dyn Fn(&mut serde_json::Value)>;
+    let cases: [(&str, &str, Change); 5] = [
         ("event.fork", "opened", Box::new(|p| p["pull_request"]["head"]["repo"] = json!({"id": 2, "full_name": "mallory/demo"}))),
         ("event.fork", "synchronize", Box::new(|p| p["pull_request"]["head"]["repo"] = json!(null))),
         ("event.no-secrets", "opened", Box::new(|p| p["sender"]["login"] = json!("dependabot[bot]"))),

@@ -41,6 +41,7 @@ pub const OLD: &str =
     "123456789012.dkr.ecr.us-west-2.amazonaws.com/demo:old@sha256:1111111111111111111111111111111111111111111111111111111111111111";
 
 pub struct World {
+    #[allow(dead_code)] // it keeps the sandbox alive
     runtime: tokio::runtime::Runtime,
     pub sandbox: Sandbox,
     pub folder: tempfile::TempDir,
@@ -252,6 +253,8 @@ impl World {
         self.sandbox.with(|outside| outside.cluster.image_of("deployments", namespace, "web")).unwrap()
     }
 
+    /// For stories that speak to real parts themselves.
+    #[allow(dead_code)]
     pub fn runtime(&self) -> &tokio::runtime::Runtime {
         &self.runtime
     }

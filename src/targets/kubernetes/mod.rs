@@ -14,7 +14,7 @@ mod resource;
 mod rollout;
 
 /// The kinds of workload that have rollouts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum WorkloadKind {
     /// A Deployment.
     Deployment,
@@ -25,7 +25,7 @@ pub enum WorkloadKind {
 }
 
 /// A workload, as deployment/web.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Workload {
     /// Its kind.
     pub kind: WorkloadKind,

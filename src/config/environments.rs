@@ -1,0 +1,132 @@
+//! `environments:` of `tidegate.yml`: where versions go, and which events lead there.
+
+use super::{Aws, Gate, Migrate, Notify, OnPartial, OneOrMany, Span, Target, Trigger, Verify};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A place versions go to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Environment {
+    /// Which events lead here.
+    pub when: OneOrMany<When>,
+    /// A condition on variables.
+    pub r#if: Option<Condition>,
+    /// The name of a preview, as "{project}-pr-{pr}".
+    pub name: Option<String>,
+    /// Extra image tags, as latest; they only move forward.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Whether pre-releases come here (`when: release`).
+    #[serde(default)]
+    pub prereleases: bool,
+    /// Whether draft pull requests come here (`when: pull-request`).
+    #[serde(default)]
+    pub drafts: bool,
+    /// Only pull requests with one of these labels.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How long a preview lives after its last change.
+    pub ttl: Option<Span>,
+    /// How many previews may live at once.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max: Option<u32>,
+    /// AWS access here, over the project's.
+    #[serde(default)]
+    pub aws: Aws,
+    /// The same digest must have succeeded there before.
+    pub after: Option<String>,
+    /// How long it must have run there.
+    pub soak: Option<Span>,
+    /// Times in which nothing is deployed here.
+    #[serde(default)]
+    pub freeze: Vec<Freeze>,
+    /// Conditions before the switch.
+    #[serde(default)]
+    pub gates: Vec<Gate>,
+    /// A database backup before the switch.
+    pub backup: Option<Value>,
+    /// A database migration.
+    pub migrate: Option<Migrate>,
+    /// The targets; without any, the images are only built and tagged.
+    #[serde(default)]
+    pub deploy: Vec<Target>,
+    /// What happens to the other targets when one fails.
+    #[serde(default)]
+    pub on_partial: OnPartial,
+    /// Pipelines to start elsewhere after the deploy.
+    #[serde(default)]
+    pub trigger: Vec<Trigger>,
+    /// Checks after the deploy.
+    #[serde(default)]
+    pub verify: Vec<Verify>,
+    /// Who is told, besides the pull request.
+    #[serde(default)]
+    pub notify: Vec<Notify>,
+}
+
+/// An event, or a branch or tag, that leads to an environment.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum When {
+    /// A kind of event.
+    Event(WhenEvent),
+    /// A push to branches that match.
+    Branch(WhenBranch),
+    /// A push of tags that match.
+    Tag(WhenTag),
+}
+
+/// A kind of event that leads to an environment.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenEvent {
+    /// A push to the default branch.
+    Merge,
+    /// A published release, or a version tag, on the default branch.
+    Release,
+    /// A pull request is opened or changed; when it is closed, what was made is removed.
+    PullRequest,
+    /// Only by hand: `tidegate deploy ENV VERSION` or workflow_dispatch.
+    Manual,
+}
+
+/// Branches that lead to an environment.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WhenBranch {
+    /// A glob, as release/**.
+    pub branch: String,
+    /// Globs of branches that do not.
+    #[serde(default)]
+    pub except: Vec<String>,
+}
+
+/// Tags that lead to an environment.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WhenTag {
+    /// A regular expression that the whole tag must match.
+    pub tag: String,
+}
+
+/// A condition on a variable.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The variable that must be set and not empty.
+    pub var: String,
+}
+
+/// A time in which nothing is deployed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Freeze {
+    /// The beginning, as "Fri 16:00" or "2026-12-24 12:00".
+    pub from: String,
+    /// The end.
+    pub to: String,
+    /// The time zone, as Europe/Zurich.
+    pub zone: String,
+}

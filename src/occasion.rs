@@ -1,0 +1,184 @@
+//! What happened, in the words of the configuration: the event classified, strangers and noise sorted out. Pure.
+
+use crate::context::{Outcome, Request};
+use crate::error::Reason;
+use crate::event::{Event, Kind, short};
+
+/// What happened, in the words of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) enum Occasion {
+    Push { branch: String, is_default: bool },
+    Tag { tag: String, prerelease: bool },
+    PullRequest { open: bool },
+    Manual { environment: String, version: Option<String> },
+}
+
+/// Reasons to stop before any environment is asked.
+pub(crate) struct Stop {
+    pub outcome: Outcome,
+    pub reason: Reason,
+    pub sentence: String,
+}
+
+pub(crate) fn skip(reason: Reason, sentence: impl Into<String>) -> Stop {
+    Stop { outcome: Outcome::Skip, reason, sentence: sentence.into() }
+}
+
+pub(crate) fn refuse(reason: Reason, sentence: impl Into<String>) -> Stop {
+    Stop { outcome: Outcome::Refuse, reason, sentence: sentence.into() }
+}
+
+/// Classifies in the order of the contract: what was asked by name, deletions, pull requests, releases, tags, the rest.
+pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<Occasion, Stop> {
+    if *request != Request::Event && *request != Request::PrClosed {
+        trusted(event)?; // a command by name does not make a stranger's run trustworthy
+    }
+    match request {
+        Request::Event => by_event(event),
+        Request::Merge => Ok(Occasion::Push { branch: merged_branch(event)?, is_default: true }),
+        Request::Release => tag(event),
+        Request::PrOpened => pull_request(event, true),
+        Request::PrClosed => pull_request(event, false),
+        Request::Deploy { environment, version } => {
+            Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
+        }
+    }
+}
+
+/// Refuses runs whose code or secrets are not ours.
+fn trusted(event: &Event) -> std::result::Result<(), Stop> {
+    if matches!(event.kind, Kind::PullRequestTarget | Kind::WorkflowRun) {
+        let why = "this event mixes the base's secrets with a head that may be a stranger's: nothing is built or deployed from it";
+        return Err(skip(Reason::EventUntrusted, why));
+    }
+    if event.kind == Kind::PullRequest || event.pr.is_some() {
+        own_head(event)?;
+    }
+    if is_dependabot(event) {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
+    Ok(())
+}
+
+fn own_head(event: &Event) -> std::result::Result<(), Stop> {
+    if event.is_fork == Some(false) {
+        return Ok(());
+    }
+    let head = event.head_repo.as_deref().unwrap_or("a repository that is gone");
+    Err(skip(Reason::EventFork, format!("the pull request comes from {head}: untrusted code gets no secrets and no deploy")))
+}
+
+fn merged_branch(event: &Event) -> std::result::Result<String, Stop> {
+    let branch = event.branch.clone().or_else(|| event.default_branch.clone());
+    branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))
+}
+
+fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
+    let ignored = |sentence: &str| Err(skip(Reason::EventIgnored, sentence));
+    match event.kind {
+        Kind::BranchDeleted | Kind::TagDeleted => {
+            Err(skip(Reason::EventDeleted, format!("{} was deleted", event.r#ref.as_deref().unwrap_or("a ref"))))
+        }
+        Kind::PullRequestTarget if event.action.as_deref() == Some("closed") => pull_request(event, false),
+        Kind::PullRequestTarget => {
+            let why = "pull_request_target runs with the base's secrets; building or deploying the head there is unsafe: use pull_request";
+            Err(skip(Reason::EventUntrusted, why))
+        }
+        Kind::PullRequest => by_pull_request_action(event),
+        Kind::MergeGroup => Err(skip(Reason::EventMergeGroup, "the merge queue only checks; the merge itself deploys")),
+        Kind::Release => by_release_action(event),
+        Kind::PushTag => tag(event),
+        Kind::PushBranch => push(event, event.is_default_branch),
+        Kind::WorkflowDispatch | Kind::RepositoryDispatch | Kind::Deployment => dispatched(event),
+        Kind::Schedule => Err(skip(Reason::EventSchedule, "a schedule deploys nothing by itself")),
+        Kind::WorkflowRun => {
+            Err(skip(Reason::EventUntrusted, "workflow_run carries another run's untrusted head; nothing is deployed from it"))
+        }
+        Kind::BranchCreated | Kind::TagCreated => ignored("`create` repeats what the push event says"),
+        Kind::IssueComment => ignored("comments are not commands"),
+        Kind::Manual => ignored("there is no CI event here: name one (merge, release, pr-opened, pr-closed, deploy)"),
+        Kind::Unknown => Err(skip(Reason::EventUnknown, "tidegate does not know this event")),
+    }
+}
+
+fn push(event: &Event, is_default: bool) -> std::result::Result<Occasion, Stop> {
+    let Some(branch) = event.branch.clone() else {
+        return Err(skip(Reason::EventIgnored, format!("{} is neither a branch nor a tag", event.r#ref.as_deref().unwrap_or("the ref"))));
+    };
+    if is_dependabot(event) {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
+    if branch.starts_with("gh-readonly-queue/") {
+        return Err(skip(Reason::EventMergeGroup, "a merge queue's own branch; the merge itself deploys"));
+    }
+    Ok(Occasion::Push { branch, is_default })
+}
+
+fn tag(event: &Event) -> std::result::Result<Occasion, Stop> {
+    let tag = event.tag.clone().ok_or_else(|| refuse(Reason::InputEvent, "the tag is not known: name it with --tag"))?;
+    if let Some(before) = &event.more.moved_from {
+        let sentence =
+            format!("the tag {tag} was moved from {} to {}; versions do not change", short(before), event.short7.as_deref().unwrap_or("?"));
+        return Err(refuse(Reason::TagMoved, sentence));
+    }
+    Ok(Occasion::Tag { tag, prerelease: event.more.prerelease })
+}
+
+fn by_release_action(event: &Event) -> std::result::Result<Occasion, Stop> {
+    if event.more.draft {
+        return Err(skip(Reason::EventDraft, "the release is a draft"));
+    }
+    match event.action.as_deref().unwrap_or_default() {
+        "published" => tag(event),
+        "edited" if event.more.tag_renamed => Err(refuse(Reason::TagMoved, "the release was moved to another tag; versions do not change")),
+        "released" => {
+            Err(skip(Reason::EventIgnored, "`released` repeats `published`; to deploy a promoted pre-release use `tidegate deploy`"))
+        }
+        "created" | "edited" | "deleted" | "unpublished" | "prereleased" => {
+            Err(skip(Reason::EventIgnored, "only a published release deploys"))
+        }
+        other => Err(skip(Reason::EventUnknown, format!("tidegate does not know the release action {other:?}"))),
+    }
+}
+
+fn by_pull_request_action(event: &Event) -> std::result::Result<Occasion, Stop> {
+    match event.action.as_deref().unwrap_or_default() {
+        "closed" => pull_request(event, false),
+        "opened" | "synchronize" | "reopened" | "ready_for_review" | "labeled" => pull_request(event, true),
+        "edited" if event.more.retargeted => pull_request(event, true),
+        action => Err(skip(Reason::EventIgnored, format!("the action {action:?} of a pull request changes nothing that runs"))),
+    }
+}
+
+fn pull_request(event: &Event, open: bool) -> std::result::Result<Occasion, Stop> {
+    if event.pr.is_none() {
+        return Err(refuse(Reason::InputEvent, "the pull request's number is not known: name it with --pr"));
+    }
+    if open || event.head_repo.is_some() {
+        own_head(event)?; // what a repository that is gone left behind is removed all the same
+    }
+    if is_dependabot(event) {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
+    Ok(Occasion::PullRequest { open })
+}
+
+fn is_dependabot(event: &Event) -> bool {
+    [&event.actor, &event.more.author].into_iter().flatten().any(|login| login == "dependabot[bot]")
+}
+
+fn dispatched(event: &Event) -> std::result::Result<Occasion, Stop> {
+    let input = |name: &str| event.more.inputs.get(name).cloned();
+    let asked = event.more.deployment_environment.clone().or_else(|| input("environment"));
+    let Some(environment) = asked else {
+        if event.kind == Kind::Deployment {
+            return Err(skip(Reason::EventIgnored, "this deployment is tidegate's own record of a delivery"));
+        }
+        let sentence = match event.kind == Kind::RepositoryDispatch {
+            true => "the client_payload names no `environment`",
+            false => "no environment is named: give the workflow an input `environment`, or the step `environment:`",
+        };
+        return Err(refuse(Reason::InputEnvironment, sentence));
+    };
+    Ok(Occasion::Manual { environment, version: input("version").or_else(|| input("sha")) })
+}
