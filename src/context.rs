@@ -232,6 +232,9 @@ fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Resul
     if event.more.draft && !rules.drafts {
         return Err(skip(Reason::EventDraft, "the pull request is a draft; set `drafts: true` to preview those"));
     }
+    if rules.labels.is_empty() && event.action.as_deref() == Some("labeled") {
+        return Err(skip(Reason::EventIgnored, "a label changes nothing here"));
+    }
     let wanted = |label: &String| rules.labels.contains(label);
     if !rules.labels.is_empty() && !event.more.labels.iter().any(wanted) {
         return Err(skip(Reason::EventLabel, format!("the pull request has none of the labels {}", rules.labels.join(", "))));

@@ -176,8 +176,12 @@ impl Context<'_> {
         event.action = self.text("/action");
         event.pr = Some(number);
         event.set_sha(self.sha("/pull_request/head/sha"));
-        // The ref of pull_request_target is the base branch: misleading, so the pull request's own is kept.
-        event.r#ref = Some(format!("refs/pull/{number}/merge"));
+        // A closed one has no ref any more. pull_request_target says the base branch: kept as CI says it, never as a branch.
+        event.r#ref = match (kind, event.action.as_deref()) {
+            (Kind::PullRequestTarget, _) => self.ci_ref(),
+            (_, Some("closed")) => None,
+            (_, _) => Some(format!("refs/pull/{number}/merge")),
+        };
         event.base = self.text("/pull_request/base/ref");
         event.head_ref = self.text("/pull_request/head/ref");
         event.head_repo = self.text("/pull_request/head/repo/full_name");
@@ -333,4 +337,78 @@ fn strings(value: Option<&Value>) -> std::collections::BTreeMap<String, String> 
     };
     let pairs = object.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), text(value)?)));
     pairs.filter(|(_, value)| !value.is_empty() && value != "null").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z0-9/:{}\u{0}-\u{1f}é]{0,50}".prop_map(Value::from),
+            "[0-9a-f]{40}".prop_map(Value::from),
+        ];
+        let keys = prop::sample::select(vec![
+            "ref",
+            "after",
+            "before",
+            "head_commit",
+            "id",
+            "deleted",
+            "created",
+            "release",
+            "tag_name",
+            "action",
+            "number",
+            "pull_request",
+            "head",
+            "base",
+            "repo",
+            "sha",
+            "labels",
+            "name",
+            "merge_group",
+            "head_ref",
+            "deployment",
+            "payload",
+            "inputs",
+            "client_payload",
+            "repository",
+            "full_name",
+            "default_branch",
+            "sender",
+            "login",
+            "workflow_run",
+            "issue",
+            "comment",
+            "user",
+            "changes",
+            "version",
+            "environment",
+        ]);
+        leaf.prop_recursive(5, 60, 8, move |inner| {
+            let object = prop::collection::hash_map(keys.clone(), inner.clone(), 0..8);
+            let object = object.prop_map(|map| Value::Object(map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()));
+            prop_oneof![prop::collection::vec(inner, 0..4).prop_map(Value::from), object]
+        })
+    }
+
+    proptest! {
+        /// Whatever a payload holds, it is an event or a sentence, never a panic.
+        #[test]
+        fn no_payload_panics(payload in any_json(), name in prop::sample::select(vec![
+            "push", "create", "delete", "release", "pull_request", "pull_request_target", "merge_group", "workflow_dispatch",
+            "repository_dispatch", "schedule", "workflow_run", "deployment", "issue_comment", "star",
+        ])) {
+            let vars = Vars::from([("GITHUB_SHA", "dddddddddddddddddddddddddddddddddddddddd"), ("GITHUB_REF", "main")]);
+            match parse(name, &payload, &vars) {
+                Ok(event) => prop_assert!(event.sha.as_deref().is_none_or(is_full_sha)),
+                Err(error) => prop_assert!(matches!(error.reason, Reason::InputEvent | Reason::InputVersion)),
+            }
+        }
+    }
 }

@@ -278,7 +278,9 @@ impl Event {
         self.more.labels.extend(flags.labels.iter().cloned());
         self.more.draft |= flags.draft;
         self.more.prerelease |= flags.prerelease;
-        self.settle_default_branch();
+        if flags.branch.is_some() || flags.tag.is_some() || flags.default_branch.is_some() {
+            self.settle_default_branch();
+        }
         Ok(())
     }
 }

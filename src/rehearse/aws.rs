@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 /// Answers a request below /aws.
 pub fn answer(shared: &Shared, asked: &Asked) -> Response {
+    if let Some(name) = asked.path.strip_prefix("/aws/clusters/") {
+        return eks(asked, name);
+    }
     let target = asked.header("x-amz-target");
     let region = region(asked);
     let mut world = shared.world();
@@ -173,10 +176,23 @@ fn sqs(world: &mut World, action: &str, region: &str, body: &Value) -> Response 
     }
 }
 
+/// The pretend cluster as EKS describes it.
+fn eks(asked: &Asked, name: &str) -> Response {
+    let endpoint = format!("http://{}/kube", asked.header("host"));
+    let cluster = json!({"name": name, "status": "ACTIVE", "endpoint": endpoint});
+    json_answer(200, &json!({"cluster": cluster}))
+}
+
+/// The action of a request in the query protocol.
+pub fn query_action(asked: &Asked) -> Option<String> {
+    let is_form = asked.header("content-type").starts_with("application/x-www-form-urlencoded");
+    let mut fields = url::form_urlencoded::parse(&asked.body);
+    fields.find(|(name, _)| is_form && name == "Action").map(|(_, value)| value.into_owned())
+}
+
 /// Roles are given to whoever asks.
 fn sts(asked: &Asked) -> Response {
-    let body: Vec<(String, String)> = url::form_urlencoded::parse(&asked.body).into_owned().collect();
-    let action = body.iter().find(|(name, _)| name == "Action").map(|(_, value)| value.clone()).unwrap_or_default();
+    let action = query_action(asked).unwrap_or_default();
     let expires = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(1)).unwrap_or_else(|_never| jiff::Timestamp::now());
     let credentials = format!(
         "<Credentials><AccessKeyId>ASIASANDBOX</AccessKeyId><SecretAccessKey>sandbox</SecretAccessKey>\

@@ -162,13 +162,15 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     };
     let response = match asked.path.split('/').nth(1).unwrap_or_default() {
         "github" => github::answer(&shared, &asked),
+        "oidc" => json_answer(200, &json!({"value": "sandbox.identity.token"})),
         "aws" => aws::answer(&shared, &asked),
         "kube" => kubernetes::answer(&shared, &asked),
         "v2" => registry::answer(&shared, &asked),
         "version" | "session" | "build" | "images" => engine::answer(&shared, &asked),
         _nothing => json_answer(404, &json!({"message": "Not Found"})),
     };
-    let target = asked.headers.get("x-amz-target").and_then(|value| value.to_str().ok());
+    let target =
+        asked.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).map(str::to_owned).or_else(|| aws::query_action(&asked));
     note(&shared, &target.map_or(said.clone(), |target| format!("{said} {target}")), response.status().as_u16());
     match fault {
         Some(fault) => answer_of(&fault),

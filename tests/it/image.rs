@@ -120,3 +120,23 @@ fn the_wrong_checkout_is_not_built_under_a_version() {
     ran.must(2, "input.version");
     assert_eq!(ran.count("POST /build"), 0);
 }
+
+#[test]
+fn several_platforms_are_one_image() {
+    let mut world = World::new();
+    world.configure("    repository: 123456789012", "    platforms: [linux/amd64, linux/arm64]\n    repository: 123456789012");
+    let sha = world.commit("platforms");
+    let first = world.pushed().run(&["run"]);
+    first.must(0, "deploy.done");
+    assert_eq!((first.count("platform=linux%2Famd64"), first.count("platform=linux%2Farm64")), (1, 1), "{:?}", first.log);
+    let index = world.sandbox.with(|outside| outside.repositories["demo"].manifests[&first.outputs["digest"]].0.clone());
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    let architectures: Vec<&str> =
+        index["manifests"].as_array().unwrap().iter().map(|m| m["platform"]["architecture"].as_str().unwrap()).collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
+    let again = world.run(&["run"]);
+    again.must(0, "deploy.done");
+    assert_eq!(again.count("POST /build"), 0);
+    let release = world.released("v1.0.0", &sha).run(&["run"]);
+    assert_eq!(release.must(0, "deploy.done").outputs["digest"], first.outputs["digest"]);
+}

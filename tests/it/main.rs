@@ -4,11 +4,13 @@
 // In a test a failed expectation is the message.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, clippy::disallowed_methods)]
 
+mod access;
 mod by_hand;
 mod cancel;
 mod comments;
 mod contracts;
 mod drain;
+mod events;
 mod image;
 mod kubernetes;
 mod merge;

@@ -142,6 +142,26 @@ fn a_failed_step_is_named_and_nothing_is_pushed() {
     assert_eq!(requests(&front_log("broken", 0), "PUT"), 0);
 }
 
+#[test]
+fn the_ssh_agent_is_there_for_one_step() {
+    let mut world = world("agent", "MUTABLE");
+    let socket = world.path("agent.sock");
+    let mut agent = std::process::Command::new("ssh-agent")
+        .args(["-D", "-a", socket.to_str().unwrap()])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    world.write("Dockerfile", "FROM tidegate-test-base\nRUN --mount=type=ssh test -S \"$SSH_AUTH_SOCK\"\nRUN test -z \"$SSH_AUTH_SOCK\"\n");
+    world.configure("    target: runtime\n", "    ssh: true\n");
+    world.commit("agent");
+    let without = world.pushed().run(&["run"]);
+    without.must(5, "auth.missing");
+    let ran = world.var("SSH_AUTH_SOCK", socket.to_str().unwrap().to_owned()).run(&["run"]);
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    ran.must(0, "deploy.done");
+}
+
 /// Lying twin: the registry confirms every manifest and keeps none.
 #[test]
 fn a_registry_that_forgets_is_found_out() {
