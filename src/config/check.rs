@@ -120,6 +120,20 @@ impl Checker<'_> {
                 self.report(&format!("{path}.name"), "the name of a preview must contain {pr}", hint);
             }
         }
+        self.tags(&path, rules);
+        for (index, gate) in rules.gates.iter().enumerate() {
+            if let Gate::Drain(drain) = gate {
+                self.drain(&format!("{path}.gates[{index}].drain"), drain);
+            }
+        }
+        for (index, target) in rules.deploy.iter().enumerate() {
+            if let Target::Kubernetes(kubernetes) = target {
+                self.kubernetes(&format!("{path}.deploy[{index}].kubernetes"), kubernetes);
+            }
+        }
+    }
+
+    fn tags(&mut self, path: &str, rules: &Environment) {
         for (index, tag) in rules.tags.iter().enumerate() {
             let at = format!("{path}.tags[{index}]");
             self.placeholders(&at, tag);
@@ -132,16 +146,6 @@ impl Checker<'_> {
                     why.sentence.replace("a version", "an image tag"),
                     "letters, digits, dots, dashes and underscores, as latest",
                 );
-            }
-        }
-        for (index, gate) in rules.gates.iter().enumerate() {
-            if let Gate::Drain(drain) = gate {
-                self.drain(&format!("{path}.gates[{index}].drain"), drain);
-            }
-        }
-        for (index, target) in rules.deploy.iter().enumerate() {
-            if let Target::Kubernetes(kubernetes) = target {
-                self.kubernetes(&format!("{path}.deploy[{index}].kubernetes"), kubernetes);
             }
         }
     }

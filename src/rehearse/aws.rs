@@ -1,6 +1,6 @@
 //! The pretend AWS: ECR and SQS in their JSON protocols, STS in its query protocol.
 
-use super::registry::PASSWORD;
+use super::registry::{PASSWORD, Repository};
 use super::sandbox::{Asked, Shared, World, json_answer};
 use crate::registry::oci::digest_of;
 use axum::response::{IntoResponse, Response};
@@ -39,71 +39,17 @@ fn error(status: u16, code: &str, message: &str) -> Response {
 
 fn ecr(world: &mut World, action: &str, body: &Value) -> Response {
     let name = body.pointer("/repositoryName").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (generous, forgets) = (world.generous, world.registry_forgets);
-    match action {
-        "GetAuthorizationToken" => {
-            let token = base64::engine::general_purpose::STANDARD.encode(format!("AWS:{PASSWORD}"));
-            let expires = jiff::Timestamp::now().as_second() + 12 * 3600;
-            let data = json!({"authorizationToken": token, "expiresAt": expires, "proxyEndpoint": "https://sandbox"});
-            return json_answer(200, &json!({"authorizationData": [data]}));
-        }
-        "DescribeRepositories" => {
-            let wanted = body.pointer("/repositoryNames/0").and_then(Value::as_str).unwrap_or_default();
-            if generous {
-                world.repositories.entry(wanted.to_owned()).or_default();
-            }
-            return match world.repositories.contains_key(wanted) {
-                true => json_answer(200, &json!({"repositories": [{"repositoryName": wanted}]})),
-                false => not_found(wanted),
-            };
-        }
-        "CreateRepository" => {
-            let immutable = body.pointer("/imageTagMutability").and_then(Value::as_str).is_some_and(|mode| mode.starts_with("IMMUTABLE"));
-            world.repositories.entry(name.clone()).or_default().immutable = immutable;
-            return json_answer(200, &json!({"repository": {"repositoryName": name}}));
-        }
-        "PutLifecyclePolicy" => return json_answer(200, &json!({"repositoryName": name})),
-        _needs_repository => {}
+    if let Some(answer) = ecr_registry(world, action, body, &name) {
+        return answer;
     }
-    if generous {
+    let forgets = world.registry_forgets;
+    if world.generous {
         world.repositories.entry(name.clone()).or_default();
     }
     let Some(repository) = world.repositories.get_mut(&name) else { return not_found(&name) };
     match action {
-        "BatchGetImage" => {
-            let wanted = body.pointer("/imageIds").and_then(Value::as_array).cloned().unwrap_or_default();
-            let (mut images, mut failures) = (Vec::new(), Vec::new());
-            for id in wanted {
-                let tag = id.get("imageTag").and_then(Value::as_str).unwrap_or_default();
-                let found = repository.tags.get(tag).and_then(|digest| Some((digest, repository.manifests.get(digest)?)));
-                match found {
-                    Some((digest, (bytes, media_type))) => images.push(json!({
-                        "repositoryName": name, "imageId": {"imageTag": tag, "imageDigest": digest},
-                        "imageManifest": String::from_utf8_lossy(bytes), "imageManifestMediaType": media_type,
-                    })),
-                    None => {
-                        failures.push(json!({"imageId": id, "failureCode": "ImageNotFound", "failureReason": "Requested image not found"}))
-                    }
-                }
-            }
-            json_answer(200, &json!({"images": images, "failures": failures}))
-        }
-        "PutImage" => {
-            let text = body.pointer("/imageManifest").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let tag = body.pointer("/imageTag").and_then(Value::as_str).unwrap_or_default().to_owned();
-            let digest = digest_of(text.as_bytes());
-            match repository.tags.get(&tag) {
-                Some(old) if *old == digest => return error(400, "ImageAlreadyExistsException", "the same image has this tag"),
-                Some(_) if repository.immutable => return error(400, "ImageTagAlreadyExistsException", "the tag is immutable"),
-                Some(_) | None => {}
-            }
-            if !forgets {
-                let media_type = body.pointer("/imageManifestMediaType").and_then(Value::as_str).unwrap_or_default().to_owned();
-                repository.manifests.insert(digest.clone(), (bytes::Bytes::from(text), media_type));
-                repository.tags.insert(tag.clone(), digest.clone());
-            }
-            json_answer(200, &json!({"image": {"repositoryName": name, "imageId": {"imageTag": tag, "imageDigest": digest}}}))
-        }
+        "BatchGetImage" => batch_get_image(repository, body, &name),
+        "PutImage" => put_image(repository, body, &name, forgets),
         "ListImages" => {
             let ids: Vec<Value> = repository.tags.iter().map(|(tag, digest)| json!({"imageTag": tag, "imageDigest": digest})).collect();
             json_answer(200, &json!({"imageIds": ids}))
@@ -112,9 +58,84 @@ fn ecr(world: &mut World, action: &str, body: &Value) -> Response {
     }
 }
 
+/// What needs no existing repository.
+fn ecr_registry(world: &mut World, action: &str, body: &Value, name: &str) -> Option<Response> {
+    Some(match action {
+        "GetAuthorizationToken" => {
+            let token = base64::engine::general_purpose::STANDARD.encode(format!("AWS:{PASSWORD}"));
+            let expires = jiff::Timestamp::now().as_second() + 12 * 3600;
+            let data = json!({"authorizationToken": token, "expiresAt": expires, "proxyEndpoint": "https://sandbox"});
+            json_answer(200, &json!({"authorizationData": [data]}))
+        }
+        "DescribeRepositories" => {
+            let wanted = body.pointer("/repositoryNames/0").and_then(Value::as_str).unwrap_or_default();
+            if world.generous {
+                world.repositories.entry(wanted.to_owned()).or_default();
+            }
+            match world.repositories.contains_key(wanted) {
+                true => json_answer(200, &json!({"repositories": [{"repositoryName": wanted}]})),
+                false => not_found(wanted),
+            }
+        }
+        "CreateRepository" => {
+            let immutable = body.pointer("/imageTagMutability").and_then(Value::as_str).is_some_and(|mode| mode.starts_with("IMMUTABLE"));
+            world.repositories.entry(name.to_owned()).or_default().immutable = immutable;
+            json_answer(200, &json!({"repository": {"repositoryName": name}}))
+        }
+        "PutLifecyclePolicy" => json_answer(200, &json!({"repositoryName": name})),
+        _needs_repository => return None,
+    })
+}
+
+fn batch_get_image(repository: &Repository, body: &Value, name: &str) -> Response {
+    let wanted = body.pointer("/imageIds").and_then(Value::as_array).cloned().unwrap_or_default();
+    let (mut images, mut failures) = (Vec::new(), Vec::new());
+    for id in wanted {
+        let tag = id.get("imageTag").and_then(Value::as_str).unwrap_or_default();
+        let found = repository.tags.get(tag).and_then(|digest| Some((digest, repository.manifests.get(digest)?)));
+        match found {
+            Some((digest, (bytes, media_type))) => images.push(json!({
+                "repositoryName": name, "imageId": {"imageTag": tag, "imageDigest": digest},
+                "imageManifest": String::from_utf8_lossy(bytes), "imageManifestMediaType": media_type,
+            })),
+            None => failures.push(json!({"imageId": id, "failureCode": "ImageNotFound", "failureReason": "Requested image not found"})),
+        }
+    }
+    json_answer(200, &json!({"images": images, "failures": failures}))
+}
+
+fn put_image(repository: &mut Repository, body: &Value, name: &str, forgets: bool) -> Response {
+    let text = body.pointer("/imageManifest").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let tag = body.pointer("/imageTag").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let digest = digest_of(text.as_bytes());
+    match repository.tags.get(&tag) {
+        Some(old) if *old == digest => return error(400, "ImageAlreadyExistsException", "the same image has this tag"),
+        Some(_) if repository.immutable => return error(400, "ImageTagAlreadyExistsException", "the tag is immutable"),
+        Some(_) | None => {}
+    }
+    if !forgets {
+        let media_type = body.pointer("/imageManifestMediaType").and_then(Value::as_str).unwrap_or_default().to_owned();
+        repository.manifests.insert(digest.clone(), (bytes::Bytes::from(text), media_type));
+        repository.tags.insert(tag.clone(), digest.clone());
+    }
+    json_answer(200, &json!({"image": {"repositoryName": name, "imageId": {"imageTag": tag, "imageDigest": digest}}}))
+}
+
 fn not_found(name: &str) -> Response {
     let message = format!("The repository with name '{name}' does not exist in the registry with id '123456789012'");
     error(400, "RepositoryNotFoundException", &message)
+}
+
+/// A rehearsal has every queue that it asks for.
+fn invent_queues(world: &mut World, action: &str, region: &str, body: &Value) {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let named = [text("QueueName"), text("QueueUrl").rsplit('/').next().unwrap_or_default().to_owned()];
+    let prefixed = (action == "ListQueues").then(|| format!("{}rehearsal", text("QueueNamePrefix")));
+    for name in named.into_iter().chain(prefixed).filter(|name| !name.is_empty()) {
+        // A queue that drains: waiting, worked on, done.
+        let script = [[3, 1, 0], [1, 2, 0], [0, 1, 0], [0, 0, 0]];
+        world.queues.entry((region.to_owned(), name)).or_insert_with(|| script.into_iter().collect());
+    }
 }
 
 fn sqs(world: &mut World, action: &str, region: &str, body: &Value) -> Response {
@@ -128,13 +149,7 @@ fn sqs(world: &mut World, action: &str, region: &str, body: &Value) -> Response 
         response
     };
     if world.generous {
-        let named = [text("QueueName"), text("QueueUrl").rsplit('/').next().unwrap_or_default().to_owned()];
-        let prefixed = (action == "ListQueues").then(|| format!("{}rehearsal", text("QueueNamePrefix")));
-        for name in named.into_iter().chain(prefixed).filter(|name| !name.is_empty()) {
-            // A queue that drains: waiting, worked on, done.
-            let script = [[3, 1, 0], [1, 2, 0], [0, 1, 0], [0, 0, 0]];
-            world.queues.entry((region.to_owned(), name)).or_insert_with(|| script.into_iter().collect());
-        }
+        invent_queues(world, action, region, body);
     }
     match action {
         "GetQueueUrl" => match world.queues.contains_key(&(region.to_owned(), text("QueueName"))) {

@@ -336,35 +336,7 @@ fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String),
         }
         (1, _) => {
             set_status(&mut object, 1, 2);
-            let state = || match mood {
-                ClusterMood::ImagePull => PodState::Waiting("ImagePullBackOff", "Back-off pulling image: manifest unknown"),
-                ClusterMood::ContainerConfig => PodState::Waiting("CreateContainerConfigError", "secret \"web\" not found"),
-                ClusterMood::CrashLoop => PodState::Crashing,
-                ClusterMood::Unschedulable => PodState::Unschedulable,
-                ClusterMood::Probe => PodState::Unready,
-                ClusterMood::Honest
-                | ClusterMood::KeepsTemplate
-                | ClusterMood::KeepsPods
-                | ClusterMood::NeverObserves
-                | ClusterMood::Quota => PodState::Running,
-            };
-            for index in 0..2 {
-                let mut made = pod(&object, &fresh(index), state());
-                if mood == ClusterMood::KeepsPods {
-                    let old = cluster.first_image.clone();
-                    if let Some(id) = made.pointer_mut("/status/containerStatuses/0/imageID") {
-                        *id = json!(old);
-                    }
-                }
-                cluster.put("pods", namespace, made);
-            }
-            if mood == ClusterMood::Probe {
-                cluster.put(
-                    "events",
-                    namespace,
-                    event(namespace, ("Pod", &fresh(0)), "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503"),
-                );
-            }
+            make_pods(cluster, mood, &object, (namespace, &fresh));
         }
         (_, ClusterMood::Honest | ClusterMood::KeepsPods) => {
             set_status(&mut object, 2, 2);
@@ -387,6 +359,37 @@ fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String),
         _stuck => return,
     }
     cluster.put(plural, namespace, object);
+}
+
+/// The pods of the new template, as the mood has them.
+fn make_pods(cluster: &mut Cluster, mood: ClusterMood, object: &Value, (namespace, fresh): (&str, &dyn Fn(usize) -> String)) {
+    let state = || match mood {
+        ClusterMood::ImagePull => PodState::Waiting("ImagePullBackOff", "Back-off pulling image: manifest unknown"),
+        ClusterMood::ContainerConfig => PodState::Waiting("CreateContainerConfigError", "secret \"web\" not found"),
+        ClusterMood::CrashLoop => PodState::Crashing,
+        ClusterMood::Unschedulable => PodState::Unschedulable,
+        ClusterMood::Probe => PodState::Unready,
+        ClusterMood::Honest | ClusterMood::KeepsTemplate | ClusterMood::KeepsPods | ClusterMood::NeverObserves | ClusterMood::Quota => {
+            PodState::Running
+        }
+    };
+    for index in 0..2 {
+        let mut made = pod(object, &fresh(index), state());
+        if mood == ClusterMood::KeepsPods {
+            let old = cluster.first_image.clone();
+            if let Some(id) = made.pointer_mut("/status/containerStatuses/0/imageID") {
+                *id = json!(old);
+            }
+        }
+        cluster.put("pods", namespace, made);
+    }
+    if mood == ClusterMood::Probe {
+        cluster.put(
+            "events",
+            namespace,
+            event(namespace, ("Pod", &fresh(0)), "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503"),
+        );
+    }
 }
 
 fn event(namespace: &str, (kind, name): (&str, &str), reason: &str, message: &str) -> Value {

@@ -36,20 +36,15 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
     let mut last = Progress::Waiting("waiting for the cluster to take the change".into());
     let mut said = String::new();
     let mut judge = cause::Judge::new(cluster, workload, change, clock.now());
+    let mut next_look = clock.now().saturating_add(LOOK); // however many events come meanwhile
     loop {
         let left = deadline.saturating_sub(clock.now());
         if left.is_zero() {
             return Err(timed_out(cluster, workload, change, &last).await);
         }
         tokio::select! {
-            event = objects.next() => match event {
-                Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => last = progress(workload.kind, change.generation, &object),
-                Some(Ok(watcher::Event::Delete(_))) => {
-                    return Err(Error::new(Reason::TargetMissing, format!("{workload} was deleted during the rollout")));
-                }
-                Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => continue,
-                Some(Err(error)) => last = after_watch_error(cluster, workload, change, &error).await?,
-                None => {}
+            event = objects.next() => if let Some(event) = event {
+                last = after_event(cluster, workload, change, event).await?.unwrap_or(last);
             },
             event = pod_events.next() => {
                 // Whatever else comes, pods are looked at once more below.
@@ -57,23 +52,28 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
                     judge.pod(&pod);
                 }
             }
-            () = clock.sleep(LOOK.min(left)) => judge.look().await,
+            () = clock.sleep(next_look.saturating_sub(clock.now()).min(left)) => {
+                judge.look().await;
+                next_look = clock.now().saturating_add(LOOK);
+            }
             () = cluster.world.cancel.cancelled() => {
                 return Err(Error::new(Reason::Cancelled, format!("cancelled while {workload} rolled out: {}", describe(&last))));
             }
         }
-        match &last {
-            Progress::Done => return verify(cluster, workload, change, deadline).await,
-            Progress::Failed(why) => return Err(judge.verdict(Reason::TargetFailed, why).await),
-            Progress::Waiting(what) if *what != said => {
-                cluster.world.console.line(&format!("  {workload}: {what}"));
-                said.clone_from(what);
-            }
-            Progress::Waiting(_) => {}
+        match (&last, judge.certain()) {
+            (Progress::Done, _) => return verify(cluster, workload, change, deadline).await,
+            (Progress::Failed(why), _) => return Err(judge.verdict(Reason::TargetFailed, why).await),
+            (Progress::Waiting(_), Some(cause)) => return Err(judge.verdict(cause.reason, &cause.sentence).await),
+            (Progress::Waiting(what), None) => say(cluster, workload, what, &mut said),
         }
-        if let Some(why) = judge.certain() {
-            return Err(judge.verdict(why.reason, &why.sentence).await);
-        }
+    }
+}
+
+/// A line for every change, and none for the same thing again.
+fn say(cluster: &Cluster<'_>, workload: &Workload, what: &str, said: &mut String) {
+    if what != said {
+        cluster.world.console.line(&format!("  {workload}: {what}"));
+        what.clone_into(said);
     }
 }
 
@@ -81,6 +81,23 @@ fn describe(progress: &Progress) -> &str {
     match progress {
         Progress::Waiting(what) | Progress::Failed(what) => what,
         Progress::Done => "done",
+    }
+}
+
+/// Where the rollout stands after an event of its workload; nothing when the event says nothing.
+async fn after_event(
+    cluster: &Cluster<'_>,
+    workload: &Workload,
+    change: &Change,
+    event: watcher::Result<watcher::Event<DynamicObject>>,
+) -> Result<Option<Progress>> {
+    match event {
+        Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+            Ok(Some(progress(workload.kind, change.generation, &object)))
+        }
+        Ok(watcher::Event::Delete(_)) => Err(Error::new(Reason::TargetMissing, format!("{workload} was deleted during the rollout"))),
+        Ok(watcher::Event::Init | watcher::Event::InitDone) => Ok(None),
+        Err(error) => after_watch_error(cluster, workload, change, &error).await.map(Some),
     }
 }
 
