@@ -99,9 +99,11 @@ impl Checkout {
         })
     }
 
-    /// The tip of a remote branch, as last fetched.
-    pub fn remote_tip(&self, branch: &str) -> Option<String> {
-        self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/remotes/origin/{branch}^{{commit}}")])
+    /// The tip of a branch: the remote's as last fetched, or the local one where there is no remote.
+    pub fn tip(&self, branch: &str) -> Option<String> {
+        let tip = |folder: &str| self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/{folder}/{branch}^{{commit}}")]);
+        let has_remote = self.git(&["remote"]).is_some_and(|names| !names.is_empty());
+        if has_remote { tip("remotes/origin") } else { tip("heads") }
     }
 
     /// owner/name, when the remote is on this host.

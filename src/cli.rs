@@ -128,7 +128,7 @@ pub struct Rehearse {
 /// What stdout gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Nothing: people read stderr
+    /// Nothing; messages go to stderr
     #[default]
     Text,
     /// JSON for machines
@@ -175,6 +175,10 @@ impl Deploy {
 impl About {
     /// The request that is asked about.
     pub fn asked(&self, vars: &Vars) -> Result<Asked> {
+        if self.delivery.report.is_some() {
+            let sentence = "--report is for runs: nothing is done here";
+            return Err(Error::new(Reason::InputInvalid, sentence).hint("use --format json"));
+        }
         let words: Vec<&str> = self.about.iter().map(String::as_str).collect();
         let request = match words.as_slice() {
             [] | ["run"] => Request::Event,

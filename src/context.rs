@@ -57,6 +57,17 @@ pub enum Outcome {
     Refuse,
 }
 
+/// Whether the environment claims this tag by a pattern of its own: then it need not be on the default branch.
+pub fn is_claimed_by_pattern(config: &Config, decision: &Decision, tag: &str) -> bool {
+    let rules = decision.environment.as_ref().and_then(|name| config.environments.get(name));
+    let whens = rules.iter().flat_map(|rules| rules.when.as_slice());
+    whens.into_iter().any(|when| matches!(when, When::Tag(rule) if tag_fits(&rule.tag, tag)))
+}
+
+fn tag_fits(pattern: &str, tag: &str) -> bool {
+    regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(tag))
+}
+
 /// Whether and why an environment claims the event.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ruling {
@@ -85,6 +96,8 @@ pub struct Decision {
     pub sentence: String,
     /// Every environment with its answer.
     pub rulings: Vec<Ruling>,
+    /// Whether a person or program named environment and version: then the branch at hand says nothing.
+    pub by_hand: bool,
 }
 
 /// Decides. An `Err` is a mistake of the user; everything else is an answer.
@@ -130,7 +143,7 @@ fn not_asked(config: &Config) -> Vec<Ruling> {
 
 fn stopped(stop: Stop, rulings: Vec<Ruling>) -> Decision {
     let Stop { outcome, reason, sentence } = stop;
-    Decision { outcome, reason, environment: None, version: None, commit: None, sentence, rulings }
+    Decision { outcome, reason, environment: None, version: None, commit: None, sentence, rulings, by_hand: false }
 }
 
 /// Of the environments that said no, the one whose "no" was the most specific gives the reason.
@@ -191,8 +204,11 @@ fn claim(when: &When, rules: &Environment, occasion: &Occasion, event: &Event) -
             }
         }
         (When::Tag(rule), Occasion::Tag { tag, .. }) => {
-            let whole = regex::Regex::new(&format!("^(?:{})$", rule.tag)).is_ok_and(|regex| regex.is_match(tag));
-            if whole { Ok(format!("{tag} matches {}", rule.tag)) } else { no(format!("{tag} does not match {}", rule.tag)) }
+            if tag_fits(&rule.tag, tag) {
+                Ok(format!("{tag} matches {}", rule.tag))
+            } else {
+                no(format!("{tag} does not match {}", rule.tag))
+            }
         }
         (When::Event(event), _) => no(format!("waits for {}", spoken(*event))),
         (When::Branch(rule), _) => no(format!("waits for pushes to {}", rule.branch)),
@@ -212,7 +228,9 @@ fn spoken(event: WhenEvent) -> &'static str {
 fn release(rules: &Environment, tag: &str, marked: bool) -> std::result::Result<String, Stop> {
     let version = match Version::parse(tag) {
         Ok(version) if version.is_semver() => version,
-        Err(error) if tag.contains('+') => return Err(refuse(Reason::InputVersion, error.lines().join(" "))),
+        Err(error) if tag.contains('+') => {
+            return Err(refuse(Reason::InputVersion, format!("{}; leave the build metadata out of the tag", error.sentence)));
+        }
         Ok(_) | Err(_) => {
             let sentence = format!("{tag} is not a SemVer version such as v1.4.2; claim other tags with `when: {{tag: …}}`");
             return Err(skip(Reason::EventNotAVersion, sentence));
@@ -261,6 +279,7 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
         version: None,
         commit: event.sha.clone(),
         rulings,
+        by_hand: false,
     };
     if matches!(occasion, Occasion::PullRequest { open: false }) {
         decision.outcome = Outcome::Remove;
@@ -327,7 +346,17 @@ fn manual(event: &Event, config: &Config, environment: &str, version: Option<&st
     });
     let rulings = rulings.collect();
     let environment = Some(environment.to_owned());
-    Ok(Decision { outcome: Outcome::Deploy, reason: Reason::Planned, environment, version: Some(version), commit, sentence: why, rulings })
+    let sentence = why;
+    Ok(Decision {
+        outcome: Outcome::Deploy,
+        reason: Reason::Planned,
+        environment,
+        version: Some(version),
+        commit,
+        sentence,
+        rulings,
+        by_hand: true,
+    })
 }
 
 /// The error for an environment that is not in the file.

@@ -46,6 +46,11 @@ impl Asked {
         let provider = event::provider(vars)?;
         let mut event = event::read(provider, vars)?;
         event.apply(&self.facts)?;
+        if let Some(name) =
+            event.tag.clone().or_else(|| event.branch.clone()).filter(|_| event.sha.is_none() && self.request != Request::Event)
+        {
+            event.set_sha(Checkout::here().resolve(&name)); // git is no connection
+        }
         Ok((provider, event))
     }
 }
@@ -68,9 +73,12 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     }
     // Only what will be acted on is asked about: most events end here, without a connection.
     let expected = context::decide(&event, &loaded, &asked.request, &variables, &gather::assume(&event, &asked.request));
+    let asks_ancestry =
+        |decision: &Decision| !event.tag.as_deref().is_some_and(|tag| context::is_claimed_by_pattern(&loaded.config, decision, tag));
+    let ancestry = expected.as_ref().map_or(true, asks_ancestry);
     let facts = match expected {
         Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) => gather::assume(&event, &asked.request),
-        Ok(_) | Err(_) => gather::gather(&mut event, &asked.request, &checkout, &forge).await?,
+        Ok(_) | Err(_) => gather::gather(&mut event, &asked.request, (&checkout, &forge), ancestry).await?,
     };
     let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
     let plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;

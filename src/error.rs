@@ -34,8 +34,8 @@ macro_rules! reasons {
 reasons! {
     Deployed "deploy.done" 0 "Everything asked for runs, and was identified.";
     Built "image.built" 0 "The environment has no `deploy:`; the images were built or reused and tagged.";
-    ImageReused "image.reused" 0 "The same recipe was already in the registry; nothing was built.";
-    Removed "preview.removed" 0 "The pull request is closed; its preview was removed.";
+    ImageReused "image.reused" 0 "The same recipe was already in the registry; nothing was built (later: today the report's images say `how`).";
+    Removed "preview.removed" 0 "The pull request is closed; its preview was removed (later).";
     PreviewKept "preview.kept" 0 "The pull request is closed; its workloads were not made by tidegate and were left as they are.";
     Planned "event.matched" 0 "An environment claims this event.";
     EventIgnored "event.ignored" 0 "No environment claims this event.";
@@ -52,7 +52,7 @@ reasons! {
     EventSchedule "event.schedule" 0 "A schedule deploys nothing by itself.";
     EventUntrusted "event.untrusted" 0 "`pull_request_target` and `workflow_run` mix secrets with untrusted code; only removal is done there.";
     EventCondition "event.condition" 0 "The environment's `if:` is not met.";
-    Superseded "order.superseded" 0 "Something newer already runs there; nothing was touched.";
+    Superseded "order.superseded" 0 "Something newer already runs there; nothing was touched (later).";
     BuildFailed "build.failed" 1 "The image could not be built.";
     PushFailed "push.failed" 1 "The image could not be pushed or read back.";
     TargetFailed "target.failed" 1 "The target reported a failure.";
@@ -62,9 +62,9 @@ reasons! {
     TargetQuota "target.quota" 1 "A quota or an admission rule refuses the new pods.";
     TargetProbe "target.probe" 1 "The new version runs but its readiness or liveness probe fails.";
     TargetConfig "target.container-config" 1 "The container cannot be created from its configuration.";
-    TargetRolledBack "target.rolled-back" 1 "The platform went back to the previous version.";
+    TargetRolledBack "target.rolled-back" 1 "The platform went back to the previous version (later).";
     TargetWrongDigest "target.wrong-digest" 1 "What runs is not what was asked for.";
-    TargetMissing "target.missing" 1 "The workload, namespace or container does not exist.";
+    TargetMissing "target.missing" 1 "The workload, namespace, container or queue does not exist.";
     DrainFailed "drain.failed" 1 "A queue could not be read, so it cannot be called quiet.";
     HookFailed "hook.failed" 1 "A pause or resume command failed.";
     ForgeFailed "forge.failed" 1 "The forge (GitHub) did not answer as needed.";

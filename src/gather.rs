@@ -28,7 +28,8 @@ pub fn assume(event: &Event, request: &Request) -> Facts {
 }
 
 /// Asks git first, then the forge, and only what this event needs.
-pub async fn gather(event: &mut Event, request: &Request, checkout: &Checkout, forge: &Forge) -> Result<Facts> {
+/// `ancestry`: whether a tag has to be on the default branch.
+pub async fn gather(event: &mut Event, request: &Request, (checkout, forge): (&Checkout, &Forge), ancestry: bool) -> Result<Facts> {
     let mut facts = Facts::default();
     if event.default_branch.is_none() && event.kind != Kind::Manual {
         event.default_branch = forge.default_branch().await?;
@@ -50,7 +51,7 @@ pub async fn gather(event: &mut Event, request: &Request, checkout: &Checkout, f
     if let (Kind::RepositoryDispatch, Some(sha), Some(default)) = (event.kind, event.more.inputs.get("sha"), &event.default_branch) {
         reachable(sha, default, forge).await?;
     }
-    if let Some(tag) = released_tag(event, request) {
+    if let Some(tag) = released_tag(event, request).filter(|_| ancestry) {
         facts.on_default_branch = Some(on_default_branch(event, &tag, checkout, forge).await?);
     }
     if let Some(version) = named_version(event, request) {
@@ -91,10 +92,14 @@ async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge:
             "give the step a token (`token: ${{ github.token }}`, contents: read) or check out with `fetch-depth: 0`; or deploy by hand",
         )
     };
-    let sha = event.sha.as_deref().ok_or_else(|| unknown("its commit is not known"))?;
-    let default = event.default_branch.as_deref().ok_or_else(|| unknown("the default branch is not known"))?;
+    let sha = event.sha.as_deref().ok_or_else(|| {
+        Error::new(Reason::InputVersion, format!("there is no tag {tag}: neither git nor the forge knows it"))
+            .hint("look at its spelling; push the tag first")
+    })?;
+    let default = event.default_branch.as_deref();
+    let default = default.ok_or_else(|| unknown("the default branch is not known").hint("name it with --default-branch"))?;
     // The clone may be older than the branch: its "yes" counts, its "no" is asked again.
-    let by_git = checkout.remote_tip(default).and_then(|tip| checkout.ancestry(sha, &tip));
+    let by_git = checkout.tip(default).and_then(|tip| checkout.ancestry(sha, &tip));
     let answer = match by_git {
         Some(Ancestry::Same | Ancestry::Older) => by_git,
         Some(_) | None => forge.compare(default, sha).await?.or(by_git),

@@ -35,7 +35,11 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
     }
     match request {
         Request::Event => by_event(event),
-        Request::Merge => Ok(Occasion::Push { branch: merged_branch(event)?, is_default: true }),
+        Request::Merge => {
+            let branch = merged_branch(event)?;
+            let is_default = event.default_branch.as_ref().is_none_or(|default| *default == branch);
+            Ok(Occasion::Push { branch, is_default })
+        }
         Request::Release => tag(event),
         Request::PrOpened => pull_request(event, true),
         Request::PrClosed => pull_request(event, false),

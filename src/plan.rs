@@ -179,22 +179,11 @@ pub struct KubernetesWork {
 pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decision, variables: &Variables) -> Result<Plan> {
     let config = &loaded.config;
     let mut plan = Plan {
-        schema: 1,
-        hash: String::new(),
-        outcome: decision.outcome,
-        reason: decision.reason,
         environment: decision.environment.clone(),
         version: decision.version.as_ref().map(Version::to_string),
-        images: Vec::new(),
-        gates: Vec::new(),
-        steps: Vec::new(),
-        lock: None,
-        rollback: None,
-        sentence: decision.sentence.clone(),
         commit: decision.commit.clone(),
         display_environment: decision.environment.clone().unwrap_or_default(),
-        is_preview: false,
-        on_partial: config::OnPartial::Stop,
+        ..Plan::empty(decision.outcome, decision.reason, decision.sentence.clone())
     };
     if let Some((name, rules)) = decision.environment.as_ref().and_then(|name| config.environments.get_key_value(name)) {
         config::refuse_unsupported(loaded, Some(name))?;
@@ -235,7 +224,7 @@ impl Builder<'_> {
     }
 
     fn pull_request_closed(&mut self) {
-        self.step("remove", format!("remove the preview {}", self.plan.display_environment), Vec::new(), Work::RemovePreview);
+        self.step("remove", format!("close the records of {}", self.plan.display_environment), Vec::new(), Work::RemovePreview);
     }
 
     fn merged(&mut self) -> Result<()> {
@@ -464,6 +453,34 @@ fn hash(plan: &Plan) -> String {
 }
 
 impl Plan {
+    /// The plan of something that cannot be done.
+    pub fn refused(error: &Error) -> Self {
+        let mut plan = Self::empty(Outcome::Refuse, error.reason, error.lines().join("\n"));
+        plan.hash = hash(&plan);
+        plan
+    }
+
+    fn empty(outcome: Outcome, reason: Reason, sentence: String) -> Self {
+        Self {
+            schema: 1,
+            hash: String::new(),
+            outcome,
+            reason,
+            environment: None,
+            version: None,
+            images: Vec::new(),
+            gates: Vec::new(),
+            steps: Vec::new(),
+            lock: None,
+            rollback: None,
+            sentence,
+            commit: None,
+            display_environment: String::new(),
+            is_preview: false,
+            on_partial: config::OnPartial::Stop,
+        }
+    }
+
     /// The plan for a person.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.headline()];
@@ -490,9 +507,12 @@ impl Plan {
         let place = &self.display_environment;
         match self.outcome {
             Outcome::Deploy => format!("plan {}: deploy {version} to {place} ({})", self.hash, self.sentence),
-            Outcome::Remove => format!("plan {}: remove {place} ({})", self.hash, self.sentence),
+            Outcome::Remove => format!("plan {}: close {place} ({})", self.hash, self.sentence),
             Outcome::Skip => format!("nothing to do: {} ({})", self.sentence, self.reason),
-            Outcome::Refuse => format!("refused: {} ({})", self.sentence, self.reason),
+            Outcome::Refuse => {
+                let (first, rest) = self.sentence.split_once('\n').unwrap_or((&self.sentence, ""));
+                format!("refused: {first} ({})\n{rest}", self.reason).trim_end().to_owned()
+            }
         }
     }
 }

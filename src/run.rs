@@ -239,6 +239,10 @@ impl<'a> Runner<'a> {
     }
 
     async fn hook(&self, what: &str, command: &[String], limit: Duration) -> Result<()> {
+        if self.world.rehearsal {
+            self.world.console.line(&format!("  {what}: would run {}", command.join(" ")));
+            return Ok(());
+        }
         self.world.console.line(&format!("  {what}: {}", command.join(" ")));
         let console = &self.world.console;
         let result = process::run(command, &self.prepared.loaded.folder, limit, &|line| console.relay(what, line)).await;

@@ -53,8 +53,8 @@ pub fn values(event: &Event, config: &Config, decision: &Decision, variables: &V
     values.set("tag", event.tag.clone());
     values.set("sha", decision.commit.clone());
     values.set("short_sha", decision.commit.as_deref().map(short));
-    values.set("branch", event.branch.clone().or_else(|| event.head_ref.clone()));
-    let branch = event.branch.as_deref().or(event.head_ref.as_deref());
+    let branch = event.branch.as_deref().or(event.head_ref.as_deref()).filter(|_| !decision.by_hand);
+    values.set("branch", branch.map(str::to_owned));
     values.set("branch_slug", branch.map(|branch| slug(branch, 63)));
     values.set("pr", event.pr.map(|number| number.to_string()));
     values.set("actor", event.actor.clone());

@@ -46,10 +46,10 @@ impl Version {
 
     /// The aliases `1` and `1.4` of `1.4.2`: the ones among `names` that belong to this version, or any other name.
     pub fn claims_alias(&self, alias: &str) -> bool {
-        let Some(version) = &self.semver else { return true };
         let looks_like_series = alias.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
-        let (major, minor) = (version.major.to_string(), format!("{}.{}", version.major, version.minor));
-        !looks_like_series || alias == major || alias == minor
+        let of_series =
+            |version: &semver::Version| alias == version.major.to_string() || alias == format!("{}.{}", version.major, version.minor);
+        !looks_like_series || self.semver.as_ref().is_some_and(of_series)
     }
 }
 
@@ -141,6 +141,8 @@ mod tests {
         let version = Version::parse("1.4.2").unwrap();
         assert!(version.claims_alias("1") && version.claims_alias("1.4") && version.claims_alias("latest"));
         assert!(!version.claims_alias("2") && !version.claims_alias("1.5"));
+        let commit = Version::parse("366701f").unwrap();
+        assert!(commit.claims_alias("latest") && !commit.claims_alias("1"), "a commit is of no series");
     }
 
     #[test]

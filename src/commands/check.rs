@@ -12,6 +12,6 @@ pub fn run(console: &Console, file: Option<&Path>) -> Result<()> {
     let config = &loaded.config;
     let count = |number: usize, one: &str| if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") };
     let (images, environments) = (count(config.images.len(), "image"), count(config.environments.len(), "environment"));
-    console.good(&format!("{} is right: {images}, {environments}", loaded.file));
+    console.good(&format!("{} is valid: {images}, {environments}", loaded.file));
     Ok(())
 }

@@ -29,7 +29,7 @@ pub struct Args {
 }
 
 fn span(text: &str) -> std::result::Result<Span, String> {
-    humantime::parse_duration(text).map(Span).map_err(|error| format!("{error}; write it as 30s, 10m or 2h"))
+    humantime::parse_duration(text).map(Span).map_err(|_error| "write a length of time, as 30s, 10m or 2h".to_owned())
 }
 
 /// Waits until the queues are quiet.
@@ -44,13 +44,17 @@ pub async fn run(world: &World, args: &Args) -> Result<()> {
         on_timeout: OnTimeout::Fail,
         role: args.role.clone(),
     };
+    if work.quiet.is_zero() {
+        return Err(Error::new(Reason::InputInvalid, "--quiet 0s: a single look proves nothing")
+            .hint("AWS asks for several minutes of zero: 2m or more"));
+    }
     if work.quiet >= work.timeout {
         let sentence = format!("--quiet {} does not fit into --timeout {}", args.quiet, args.timeout);
         return Err(Error::new(Reason::InputInvalid, sentence).hint("wait longer, or ask for less quiet"));
     }
     let started = Instant::now();
     let drain = Drain::open(world, &work).await?;
-    world.console.line(&format!("waiting for {} queues to be quiet for {}", drain.len(), args.quiet));
+    world.console.line(&format!("waiting for {} to be quiet for {}", drain.counted(), args.quiet));
     let quiet = drain.wait().await.map_err(|error| {
         if error.reason == Reason::DrainTimeout { error.hint("stop the producers, or give it more time (--timeout)") } else { error }
     })?;

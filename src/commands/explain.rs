@@ -36,6 +36,7 @@ pub fn explain(asked: &Asked, vars: &Vars) -> Result<Explanation> {
             commit: None,
             sentence: error.to_string(),
             rulings: Vec::new(),
+            by_hand: false,
         },
     };
     Ok(Explanation { provider, event, decision, assumed: facts.assumed })

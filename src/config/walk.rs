@@ -65,7 +65,11 @@ impl<'a> Walker<'a> {
             (NodeKind::Scalar { text, plain: true }, Some(value))
                 if !value.is_string() && !value.is_null() && accepts(alternatives, "string") =>
             {
-                (format!("{text} (a {})", if value.is_bool() { "boolean" } else { "number" }), format!("write it in quotes: \"{text}\""))
+                let is_time =
+                    alternatives.iter().any(|schema| schema.get("pattern").and_then(Value::as_str).is_some_and(|p| p.contains("ms|s|m|h")));
+                let hint =
+                    if is_time { format!("write it with a unit: {text}s or {text}m") } else { format!("write it in quotes: \"{text}\"") };
+                (format!("{text} (a {})", if value.is_bool() { "boolean" } else { "number" }), hint)
             }
             (NodeKind::Scalar { text, .. }, Some(value)) if !value.is_null() => (format!("{text:?}"), String::new()),
             (NodeKind::Scalar { .. }, _) => ("nothing".into(), "write a value, or remove the key".into()),

@@ -209,8 +209,13 @@ impl<'a> Drain<'a> {
         both.map(|(queue, counts)| format!("{}: {counts}", queue.shown())).collect()
     }
 
+    /// "1 queue", "2 queues".
+    pub fn counted(&self) -> String {
+        if self.queues.len() == 1 { "1 queue".to_owned() } else { format!("{} queues", self.queues.len()) }
+    }
+
     fn done(&self) -> String {
-        let queues = if self.queues.len() == 1 { "1 queue".to_owned() } else { format!("{} queues", self.queues.len()) };
+        let queues = self.counted();
         format!("{queues} quiet for {}", humantime::format_duration(self.work.quiet))
     }
 
@@ -332,9 +337,9 @@ impl<'a> View<'a> {
         let head = match quiet_for {
             Some(length) => {
                 let wanted = humantime::format_duration(self.drain.work.quiet);
-                format!("all {} queues at zero, quiet for {} of {wanted}", counts.len(), spoken(length))
+                format!("{} at zero, quiet for {} of {wanted}", self.drain.counted(), spoken(length))
             }
-            None => format!("{sum} in {} queues{}", counts.len(), self.trend()),
+            None => format!("{sum} in {}{}", self.drain.counted(), self.trend()),
         };
         for ((bar, queue), counts) in self.bars.iter().skip(1).zip(&self.drain.queues).zip(counts) {
             bar.set_message(format!("{:<40} {counts}", queue.shown()));

@@ -35,7 +35,7 @@ impl Ecr {
     pub async fn login(&self) -> Result<Login> {
         let answer = self.client.get_authorization_token().send().await;
         let answer =
-            answer.map_err(|error| aws::failure(&format!("ECR in {} gives no login", self.host.region), Reason::AuthDenied, &error))?;
+            answer.map_err(|error| aws::failure(&format!("cannot log in to ECR in {}", self.host.region), Reason::AuthDenied, &error))?;
         let broken = || Error::new(Reason::AuthDenied, format!("ECR in {} sends a login that cannot be read", self.host.region));
         let token = answer.authorization_data().first().and_then(|data| data.authorization_token()).ok_or_else(broken)?;
         let decoded = base64::engine::general_purpose::STANDARD.decode(token).map_err(|_bytes| broken())?;

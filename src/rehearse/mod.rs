@@ -61,7 +61,7 @@ pub async fn rehearse(world: &World, file: Option<&Path>, rehearsal: &Rehearsal)
     let stage = Stage::new(world, &loaded).await?;
     let console = world.console.plain();
     console.bold(&format!(
-        "rehearsing {} of {} in a sandbox: nothing outside this process is touched",
+        "rehearsing {} of {} in a sandbox: nothing outside is touched, and waiting runs {SPEED} times as fast",
         name(rehearsal),
         loaded.config.project
     ));

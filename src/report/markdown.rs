@@ -15,7 +15,7 @@ pub fn section(report: &Report) -> String {
             text.push_str(&format!("```text\n{}\n```\n\n", error.detail.join("\n").replace("```", "'''")));
         }
         if let Some(hint) = &error.hint {
-            text.push_str(&format!("→ {}\n\n", escape(hint)));
+            text.push_str(&format!("→ {}\n\n", escape(hint).replace("\\`", "`"))); // our own words: code stays code
         }
     }
     let rows = rows(report);
@@ -62,7 +62,7 @@ fn rows(report: &Report) -> Vec<String> {
         let name = image.r#ref.split('@').next().unwrap_or_default();
         rows.push(format!("| image `{}` | `{name}`<br>`{}` ({}, {}) |\n", image.name, image.digest, size(image.size), image.how));
     }
-    for step in report.steps.iter().filter(|step| step.id.starts_with("drain")) {
+    for step in report.steps.iter().filter(|step| step.id.starts_with("drain") && step.outcome == StepOutcome::Done) {
         rows.push(format!("| {} | {} |\n", step.id, escape(&step.note)));
     }
     for target in &report.targets {

@@ -186,9 +186,10 @@ impl Report {
             Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut if self.place.is_empty() => {
                 format!("failed: {}", self.sentence)
             }
-            Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut => {
-                format!("{version} is not proven to run on {}: {}", self.place, self.verdict.name())
-            }
+            Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut => match self.targets.is_empty() {
+                true => format!("{version} was not deployed to {}: nothing was switched", self.place),
+                false => format!("{version} is not proven to run on {}: {}", self.place, self.verdict.name()),
+            },
         }
     }
 }

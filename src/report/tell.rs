@@ -92,7 +92,7 @@ impl<'a> Teller<'a> {
     async fn finish(&self, report: &Report) {
         let Forge::GitHub(github) = self.forge else {
             if let Forge::Absent { why } = self.forge {
-                self.world.console.dim(&format!("  nobody is told on the forge: {why}"));
+                self.world.console.dim(&format!("  no comment and no deployment record are written: {why}"));
             }
             return;
         };

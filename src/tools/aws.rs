@@ -24,7 +24,8 @@ impl Access {
     pub fn region(&self, vars: &Vars) -> Result<String> {
         let region = self.region.as_deref().or_else(|| vars.get("AWS_REGION")).or_else(|| vars.get("AWS_DEFAULT_REGION"));
         region.map(str::to_owned).ok_or_else(|| {
-            Error::new(Reason::InputInvalid, "no AWS region is known").hint("write `aws: {region: …}` in tidegate.yml, or set AWS_REGION")
+            Error::new(Reason::InputInvalid, "no AWS region is known")
+                .hint("give --region, write `aws: {region: …}` in tidegate.yml, or set AWS_REGION")
         })
     }
 }
@@ -189,9 +190,9 @@ where
     let status = error.raw_response().map(|response| response.status().as_u16());
     let chain = http::chain(error);
     if matches!(error, SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)) && is_about_credentials(&chain) {
-        return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials"))
-            .hint("in GitHub: `permissions: id-token: write` and `aws: {role: …}`; by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID")
-            .detail(vec![chain]);
+        return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials")).hint(
+            "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, --role); by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",
+        );
     }
     let said = if message.is_empty() && code.is_empty() { chain } else { format!("{code}: {message}").trim_matches([':', ' ']).to_owned() };
     let sentence = format!("{what}: {said}");

@@ -59,6 +59,30 @@ fn a_version_that_does_not_exist_is_not_built_from_something_else() {
 }
 
 #[test]
+fn a_branch_stands_for_its_commit_and_takes_no_alias_of_a_series() {
+    let mut world = World::new();
+    world.configure("    when: release\n", "    when: release\n    tags: [\"1\", \"1.4\"]\n");
+    world.commit("aliases");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    let ran = world.run(&["deploy", "staging", "main"]);
+    ran.must(0, "deploy.done");
+    assert_eq!(ran.outputs["version"], world.head()[..7], "not `main`");
+    let tags = world.sandbox.with(|outside| outside.repositories["demo"].tags.keys().cloned().collect::<Vec<_>>());
+    assert!(!tags.contains(&"1".to_owned()) && !tags.contains(&"1.4".to_owned()), "{tags:?}");
+    world.run(&["deploy", "dev", "latest"]).must(2, "input.version");
+}
+
+#[test]
+fn another_branch_by_hand_is_not_the_default_branch() {
+    let mut world = World::new();
+    world.without("GITHUB_ACTIONS");
+    let plan = world.run(&["plan", "merge", "--branch", "feature", "--default-branch", "main", "--sha", &world.head()]);
+    assert!(plan.code == 0 && plan.err.contains("event.ignored"), "{}", plan.err);
+    let plan = world.run(&["plan", "deploy", "nowhere", "1.0.0", "--format", "json"]);
+    assert!(plan.code == 0 && plan.out.contains("\"outcome\": \"refuse\""), "plan answers, whatever it decides: {}", plan.out);
+}
+
+#[test]
 fn a_laptop_needs_git_and_flags_only() {
     let mut world = World::new();
     for name in ["GITHUB_ACTIONS", "GITHUB_TOKEN", "GITHUB_EVENT_NAME", "GITHUB_OUTPUT"] {

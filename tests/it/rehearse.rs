@@ -36,6 +36,19 @@ fn every_event_can_be_rehearsed() {
 }
 
 #[test]
+fn a_rehearsal_shows_commands_and_runs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let hooks = "pause: {command: [touch, paused-for-real]}, resume: {command: [touch, resumed-for-real]}, quiet: 1s";
+    let config = crate::world::CONFIG.replace("quiet: 1s", hooks);
+    std::fs::write(folder.path().join("tidegate.yml"), config).unwrap();
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+    let (code, _, err) =
+        tidegate(folder.path(), &["rehearse", "deploy", "production", "1.0.0"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);
+    assert!(code == 0 && err.contains("pause: would run touch paused-for-real"), "{err}");
+    assert!(!folder.path().join("paused-for-real").exists() && !folder.path().join("resumed-for-real").exists());
+}
+
+#[test]
 fn a_rehearsal_of_an_unknown_environment_fails_like_the_real_thing() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (code, _, err) = tidegate(root, &["rehearse", "deploy", "prod", "1.4.2"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);

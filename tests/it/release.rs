@@ -88,6 +88,21 @@ fn a_version_that_exists_with_another_image_is_refused() {
     assert_eq!(ran.count("PutImage"), 0);
 }
 
+/// A pattern of one's own takes tags from any branch, and asks nobody.
+#[test]
+fn a_tag_pattern_needs_no_default_branch() {
+    let (mut world, _) = merged();
+    world.configure("    when: release\n", "    when: {tag: '\\d{4}\\.\\d\\d\\.\\d+(-\\d+)?'}\n");
+    let sha = world.commit("calendar");
+    let payload = serde_json::json!({
+        "ref": "refs/tags/2024.06.1-1", "before": "0".repeat(40), "after": sha, "created": true,
+        "head_commit": {"id": sha}, "repository": crate::world::repository(), "sender": {"login": "octocat"},
+    });
+    let ran = world.event("push", &payload).run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert_eq!((ran.outputs["version"].as_str(), ran.count("/compare/")), ("2024.06.1-1", 0));
+}
+
 /// Aliases of releases go by number, not by time.
 #[test]
 fn a_backport_does_not_take_latest() {
