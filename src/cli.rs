@@ -149,18 +149,23 @@ impl Delivery {
 impl Run {
     /// The event, or a deploy by hand when an environment is named.
     pub fn asked(&self, vars: &Vars) -> Result<Asked> {
-        let given = |flag: &Option<String>, input: &str| flag.clone().or_else(|| vars.get(input).map(|text| text.trim().to_owned()));
-        let environment = given(&self.environment, "INPUT_ENVIRONMENT").filter(|text| !text.is_empty());
-        let version = given(&self.version, "INPUT_VERSION").filter(|text| !text.is_empty());
-        let request = match (environment, version) {
-            (Some(environment), version) => Request::Deploy { environment, version: version.unwrap_or_default() },
-            (None, Some(version)) => {
-                let sentence = format!("the version {version} is named, but no environment for it");
-                return Err(Error::new(Reason::InputEnvironment, sentence).hint("name both (environment and version), or none"));
-            }
-            (None, None) => Request::Event,
-        };
+        let request = by_inputs(self.environment.as_ref(), self.version.as_ref(), vars)?;
         self.delivery.asked(request, vars)
+    }
+}
+
+/// The event, or a deploy by hand when an environment is named by flag or by the step's input.
+fn by_inputs(environment: Option<&String>, version: Option<&String>, vars: &Vars) -> Result<Request> {
+    let given = |flag: Option<&String>, input: &str| flag.cloned().or_else(|| vars.get(input).map(|text| text.trim().to_owned()));
+    let environment = given(environment, "INPUT_ENVIRONMENT").filter(|text| !text.is_empty());
+    let version = given(version, "INPUT_VERSION").filter(|text| !text.is_empty());
+    match (environment, version) {
+        (Some(environment), version) => Ok(Request::Deploy { environment, version: version.unwrap_or_default() }),
+        (None, Some(version)) => {
+            let sentence = format!("the version {version} is named, but no environment for it");
+            Err(Error::new(Reason::InputEnvironment, sentence).hint("name both (environment and version), or none"))
+        }
+        (None, None) => Ok(Request::Event),
     }
 }
 
@@ -181,7 +186,7 @@ impl About {
         }
         let words: Vec<&str> = self.about.iter().map(String::as_str).collect();
         let request = match words.as_slice() {
-            [] | ["run"] => Request::Event,
+            [] | ["run"] => by_inputs(None, None, vars)?,
             ["merge"] => Request::Merge,
             ["release"] => Request::Release,
             ["pr-opened"] => Request::PrOpened,
@@ -206,7 +211,8 @@ pub fn without_empty(args: impl Iterator<Item = String>) -> Vec<String> {
             kept.push(arg);
             continue;
         }
-        let takes_value = |last: &String| last.starts_with("--") && !last.contains('=') && last != "--help";
+        let alone = ["--help", "--draft", "--prerelease", "--version"];
+        let takes_value = |last: &String| last.starts_with("--") && !last.contains('=') && !alone.contains(&last.as_str());
         if kept.last().is_some_and(takes_value) {
             kept.pop();
         }

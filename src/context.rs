@@ -316,6 +316,7 @@ fn manual(event: &Event, config: &Config, environment: &str, version: Option<&st
         }
         None => return Err(unknown_environment(config, environment)),
     };
+    let from_ref = version.is_none_or(|said| said.trim().is_empty());
     let said = match (version.map(str::trim).filter(|said| !said.is_empty()), &event.tag, &event.sha) {
         (Some(said), _, _) => said.to_owned(),
         (None, Some(tag), _) => tag.clone(),
@@ -329,9 +330,10 @@ fn manual(event: &Event, config: &Config, environment: &str, version: Option<&st
     // A commit, or a branch, which stands for its present commit: the version is the commit's short form.
     let by_commit = full.clone().or_else(|| facts.version_commit.clone().filter(|_| !facts.version_is_tag));
     let version = Version::parse(&by_commit.as_deref().map_or(said.clone(), short))?;
-    let commit = full.or_else(|| facts.version_commit.clone());
-    let moving = |tag: &&String| tag.as_str() == version.as_str();
-    if version.as_str() == "latest" || rules.tags.iter().any(|tag| moving(&tag)) {
+    let of_ref = || event.sha.clone().filter(|_| from_ref);
+    let commit = full.or_else(|| facts.version_commit.clone()).or_else(of_ref);
+    let aliases = config.environments.values().flat_map(|rules| rules.tags.iter().map(String::as_str));
+    if aliases.chain(["latest", crate::registry::store::CACHE_TAG]).any(|alias| alias == version.as_str()) {
         return Err(Error::new(Reason::InputVersion, format!("{version} is an alias that moves, not a version"))
             .hint("name the version that it stands for now: tidegate deploys what it can name again tomorrow"));
     }

@@ -67,7 +67,10 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     }
     let forge = Forge::of(&world.vars, &event, &world.console, world.clock)?;
     let checkout = Checkout::at(&loaded.folder);
-    if asked.request != Request::Event && event.default_branch.is_none() {
+    if asked.request == Request::PrOpened && (event.sha.is_none() || event.is_fork.is_none()) && asked.facts.head_repo.is_none() {
+        forge.fill_pull_request(&mut event).await?;
+    }
+    if asked.request == Request::Merge && event.default_branch.is_none() {
         event.default_branch.clone_from(&event.branch);
         event.settle_default_branch();
     }

@@ -31,12 +31,9 @@ pub fn assume(event: &Event, request: &Request) -> Facts {
 /// `ancestry`: whether a tag has to be on the default branch.
 pub async fn gather(event: &mut Event, request: &Request, (checkout, forge): (&Checkout, &Forge), ancestry: bool) -> Result<Facts> {
     let mut facts = Facts::default();
-    if event.default_branch.is_none() && event.kind != Kind::Manual {
+    if event.default_branch.is_none() {
         event.default_branch = forge.default_branch().await?;
         event.settle_default_branch();
-    }
-    if event.sha.is_none() && matches!(request, Request::PrOpened) {
-        forge.fill_pull_request(event).await?;
     }
     if event.sha.is_none()
         && (event.kind == Kind::Release || *request != Request::Event)
@@ -48,20 +45,28 @@ pub async fn gather(event: &mut Event, request: &Request, (checkout, forge): (&C
         };
         event.set_sha(commit);
     }
-    if let (Kind::RepositoryDispatch, Some(sha), Some(default)) = (event.kind, event.more.inputs.get("sha"), &event.default_branch) {
-        reachable(sha, default, forge).await?;
+    if event.kind == Kind::RepositoryDispatch {
+        let full = event.more.inputs.get("version").filter(|version| crate::event::is_full_sha(version));
+        for sha in event.more.inputs.get("sha").into_iter().chain(full) {
+            reachable(sha, event.default_branch.as_deref(), forge).await?;
+        }
     }
     if let Some(tag) = released_tag(event, request).filter(|_| ancestry) {
         facts.on_default_branch = Some(on_default_branch(event, &tag, checkout, forge).await?);
     }
     if let Some(version) = named_version(event, request) {
         (facts.version_commit, facts.version_is_tag) = version_commit(&version, checkout, forge).await?;
+        if let (Kind::RepositoryDispatch, false, Some(commit)) = (event.kind, facts.version_is_tag, &facts.version_commit) {
+            reachable(commit, event.default_branch.as_deref(), forge).await?;
+        }
     }
     Ok(facts)
 }
 
 /// A commit that a program names must be on the default branch: anybody's fork can make commits visible here.
-async fn reachable(sha: &str, default: &str, forge: &Forge) -> Result<()> {
+async fn reachable(sha: &str, default: Option<&str>, forge: &Forge) -> Result<()> {
+    let default =
+        default.ok_or_else(|| Error::new(Reason::InputEvent, "the default branch is not known, so a commit cannot be trusted"))?;
     match forge.compare(default, sha).await? {
         Some(Ancestry::Same | Ancestry::Older) => Ok(()),
         Some(Ancestry::Newer | Ancestry::Diverged) | None => {
@@ -83,7 +88,7 @@ fn named_version(event: &Event, request: &Request) -> Option<String> {
         Request::Event => event.more.inputs.get("version").cloned(),
         Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed => None,
     };
-    said.filter(|version| !crate::event::is_full_sha(version))
+    said.map(|version| version.trim().to_owned()).filter(|version| !version.is_empty() && !crate::event::is_full_sha(version))
 }
 
 async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge: &Forge) -> Result<bool> {

@@ -41,6 +41,7 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
             Ok(Occasion::Push { branch, is_default })
         }
         Request::Release => tag(event),
+        Request::PrOpened if event.more.closed => Err(refuse(Reason::InputEvent, "the pull request is closed: it gets no preview")),
         Request::PrOpened => pull_request(event, true),
         Request::PrClosed => pull_request(event, false),
         Request::Deploy { environment, version } => {
@@ -68,7 +69,7 @@ fn own_head(event: &Event) -> std::result::Result<(), Stop> {
     if event.is_fork == Some(false) {
         return Ok(());
     }
-    let head = event.head_repo.as_deref().unwrap_or("a repository that is gone");
+    let head = event.head_repo.as_deref().unwrap_or("a repository that is gone or not known (--head-repo)");
     Err(skip(Reason::EventFork, format!("the pull request comes from {head}: untrusted code gets no secrets and no deploy")))
 }
 
@@ -148,6 +149,7 @@ fn by_release_action(event: &Event) -> std::result::Result<Occasion, Stop> {
 fn by_pull_request_action(event: &Event) -> std::result::Result<Occasion, Stop> {
     match event.action.as_deref().unwrap_or_default() {
         "closed" => pull_request(event, false),
+        _any if event.more.closed => Err(skip(Reason::EventIgnored, "the pull request is closed: it gets no preview any more")),
         "opened" | "synchronize" | "reopened" | "ready_for_review" | "labeled" => pull_request(event, true),
         "edited" if event.more.retargeted => pull_request(event, true),
         action => Err(skip(Reason::EventIgnored, format!("the action {action:?} of a pull request changes nothing that runs"))),

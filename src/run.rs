@@ -11,7 +11,7 @@ use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOut
 use crate::steps::image::{self, How, Job, Ready};
 use crate::targets::{Settled, kubernetes};
 use crate::tools::process;
-use crate::tools::wait::spoken;
+use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -26,6 +26,8 @@ const HOOK_LIMIT: Duration = Duration::from_secs(300);
 const HOOK_LIMIT_CANCELLED: Duration = Duration::from_secs(2);
 /// How long cancelled steps may take to stop by themselves.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
+/// How long the telling of the beginning may outlast the work.
+const TELLING_GRACE: Duration = Duration::from_secs(10);
 
 /// What a step answers.
 enum Answer {
@@ -45,18 +47,29 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
         return (report, teller.pull_request());
     }
     let started = Instant::now();
-    let begun = teller.begin(plan, &prepared.event);
+    let (begun, finished) = (teller.begin(plan, &prepared.event), Cancel::new());
     let runner = Runner::new(world, prepared);
-    let ((), outcome) = tokio::join!(until_cancelled(world, begun), runner.carry_out(&mut report));
+    let carried = async {
+        let outcome = runner.carry_out(&mut report).await;
+        finished.cancel();
+        outcome
+    };
+    let ((), outcome) = tokio::join!(while_useful(world, &finished, begun), carried);
     conclude(&mut report, plan, outcome);
     teller.end(&mut report).await;
     print(world, &report, started.elapsed());
     (report, teller.pull_request())
 }
 
-async fn until_cancelled(world: &World, work: impl Future<Output = ()>) {
+/// Telling that the delivery begins ends with the run, and shortly after the work is done: nobody waits for a slow forge.
+async fn while_useful(world: &World, finished: &Cancel, telling: impl Future<Output = ()>) {
+    let too_late = async {
+        finished.cancelled().await;
+        world.clock.sleep(TELLING_GRACE).await;
+    };
     tokio::select! {
-        () = work => {}
+        () = telling => {}
+        () = too_late => world.console.warning("the forge was too slow to be told that the delivery began"),
         () = world.cancel.cancelled() => {}
     }
 }
@@ -99,7 +112,7 @@ struct Runner<'a> {
     /// Whether producers were paused, by step id: they are resumed whatever happens.
     paused: Mutex<BTreeSet<String>>,
     /// Whether the queues were looked at right before the switch.
-    rechecked: tokio::sync::OnceCell<()>,
+    rechecked: tokio::sync::OnceCell<Result<()>>,
     /// When each drain's waiting ends; `None` once it has timed out with `on-timeout: warn`.
     deadlines: Mutex<BTreeMap<String, Option<Duration>>>,
 }
@@ -252,20 +265,28 @@ impl<'a> Runner<'a> {
     /// Producers that were paused are started again, also after a failure or a cancel.
     async fn resume(&self) -> Result<()> {
         let paused = self.paused.lock().map(|paused| paused.clone()).unwrap_or_default();
-        let limit = if self.world.cancel.is_cancelled() { HOOK_LIMIT_CANCELLED } else { HOOK_LIMIT };
         let mut result = Ok(());
         for step in &self.prepared.plan.steps {
             let Work::Drain(DrainWork { resume: Some(command), .. }) = &step.work else { continue };
             if paused.contains(&step.id) {
-                let resumed = self.hook("resume", command, limit).await;
+                let resumed = tokio::select! {
+                    resumed = self.hook("resume", command, HOOK_LIMIT) => resumed,
+                    () = self.cancelled_for(HOOK_LIMIT_CANCELLED) => Err(Error::new(Reason::HookFailed, "resume: did not end in time after the cancel")),
+                };
                 result = result.and(resumed.map_err(|error| error.hint("the producers may still be stopped: start them by hand")));
             }
         }
         result
     }
 
+    /// Ends when the run has been cancelled for this long.
+    async fn cancelled_for(&self, length: Duration) {
+        self.world.cancel.cancelled().await;
+        self.world.clock.sleep(length).await;
+    }
+
     async fn kubernetes(&self, work: &KubernetesWork) -> Result<Answer> {
-        self.rechecked.get_or_try_init(|| self.recheck()).await?;
+        self.rechecked.get_or_init(|| self.recheck()).await.clone()?; // a no is a no for every target
         let ready = self.images.lock().ok().and_then(|images| images.get(&work.image).cloned());
         let ready = ready.ok_or_else(|| Error::new(Reason::Internal, format!("the image {} is not there yet", work.image)))?;
         Ok(Answer::Target(kubernetes::deploy(self.world, work, &ready.pushed).await?))
@@ -273,6 +294,14 @@ impl<'a> Runner<'a> {
 
     /// Right before the switch: whatever came into the queues since they were quiet is waited for.
     async fn recheck(&self) -> Result<()> {
+        // While one gate was waited for, another may have got messages: until one pass finds all quiet.
+        while self.recheck_all().await? {}
+        Ok(())
+    }
+
+    /// One pass over all gates; whether any of them had to be waited for.
+    async fn recheck_all(&self) -> Result<bool> {
+        let mut waited = false;
         for step in &self.prepared.plan.steps {
             if let Work::Drain(work) = &step.work {
                 let deadline = self.deadlines.lock().ok().and_then(|deadlines| deadlines.get(&step.id).copied()).flatten();
@@ -283,9 +312,10 @@ impl<'a> Runner<'a> {
                 if quiet.timed_out {
                     self.world.console.warning(&quiet.sentence);
                 }
+                waited |= quiet.waited && !quiet.timed_out;
             }
         }
-        Ok(())
+        Ok(waited)
     }
 
     /// Writes a step's end into report and log. Returns the error of a failed step.

@@ -192,6 +192,7 @@ impl Context<'_> {
         if kind == Kind::PullRequest && event.action.as_deref() != Some("closed") {
             event.more.built_sha = self.ci_sha().filter(|sha| Some(sha) != event.sha.as_ref());
         }
+        event.more.closed = self.text("/pull_request/state").as_deref() == Some("closed");
         event.more.draft = self.flag("/pull_request/draft");
         event.more.author = self.text("/pull_request/user/login");
         event.more.label = self.text("/label/name");

@@ -116,6 +116,8 @@ pub struct More {
     pub moved_from: Option<String>,
     /// Whether the branch was force-pushed.
     pub forced: bool,
+    /// The pull request is closed, whatever the action says.
+    pub closed: bool,
     /// Draft pull request or release.
     pub draft: bool,
     /// The release is marked as a pre-release.
@@ -245,6 +247,9 @@ impl Event {
         if flags.tag.is_some() || flags.branch.is_some() || flags.pr.is_some_and(|pr| Some(pr) != self.pr) {
             self.set_sha(None);
             self.more.built_sha = None;
+        }
+        if flags.pr.is_some_and(|pr| Some(pr) != self.pr) {
+            self.is_fork = None; // whose it is has to be asked, or said with --head-repo
         }
         if let Some(sha) = &flags.sha {
             self.set_sha(Some(full_sha(sha)?));

@@ -245,11 +245,14 @@ impl GitHub {
         let Some(number) = event.pr else { return Ok(()) };
         let answer = self.expect(Method::GET, &format!("/pulls/{number}"), None, "pull-requests: read").await?;
         let id = |pointer: &str| answer.body.pointer(pointer).and_then(Value::as_u64);
-        event.set_sha(answer.text("/head/sha"));
+        if event.sha.is_none() {
+            event.set_sha(answer.text("/head/sha"));
+        }
         event.base = answer.text("/base/ref");
         event.head_ref = answer.text("/head/ref");
         event.head_repo = answer.text("/head/repo/full_name");
         event.is_fork = Some(id("/head/repo/id").is_none() || id("/head/repo/id") != id("/base/repo/id"));
+        event.more.closed = answer.text("/state").as_deref() == Some("closed");
         event.more.draft |= answer.body.pointer("/draft").and_then(Value::as_bool).unwrap_or(false);
         let labels = answer.body.pointer("/labels").and_then(Value::as_array);
         event.more.labels.extend(labels.into_iter().flatten().filter_map(|label| Some(label.pointer("/name")?.as_str()?.to_owned())));
@@ -302,7 +305,7 @@ impl GitHub {
         for _attempt in 0..TRIES {
             match self.once(&Method::GET, "/user", None).await {
                 Ok(answer) if answer.status == 200 => return Ok(answer.text("/login")),
-                Ok(answer) if answer.status < 500 => return Ok(None),
+                Ok(answer) if answer.rate_limited().is_none() && answer.status < 500 => return Ok(None),
                 Ok(answer) => last = answer.message(),
                 Err(lost) => last = lost,
             }

@@ -86,6 +86,8 @@ pub struct Quiet {
     pub sentence: String,
     /// Whether the deadline passed and `on-timeout: warn` let it go on.
     pub timed_out: bool,
+    /// Whether it took more than one look.
+    pub waited: bool,
 }
 
 impl<'a> Drain<'a> {
@@ -163,16 +165,19 @@ impl<'a> Drain<'a> {
         let mut failures = 0;
         loop {
             let before = clock.now();
-            match self.sweep().await {
+            let limit = clock.real_length(self.deadline.saturating_sub(before));
+            let Ok(swept) = tokio::time::timeout(limit, self.sweep()).await else { return self.timed_out(&view.last) };
+            match swept {
                 Ok(counts) => {
                     failures = 0;
                     let busy = counts.iter().any(|counts| counts.total() > 0);
-                    quiet_since = if busy { None } else { quiet_since.or(Some(before)) };
-                    let quiet_for = quiet_since.map(|since| clock.now().saturating_sub(since));
+                    // From the end of the first look to the beginning of the last: a slow look proves nothing by itself.
+                    quiet_since = if busy { None } else { quiet_since.or(Some(clock.now())) };
+                    let quiet_for = quiet_since.map(|since| before.saturating_sub(since));
                     view.show(&counts, quiet_for, clock.now());
                     if quiet_for.is_some_and(|length| length >= self.work.quiet) {
                         view.close();
-                        return Ok(Quiet { sentence: self.done(), timed_out: false });
+                        return Ok(Quiet { sentence: self.done(), timed_out: false, waited: true });
                     }
                 }
                 Err(error) if error.reason != Reason::DrainFailed || failures >= PATIENCE => return Err(error),
@@ -195,12 +200,15 @@ impl<'a> Drain<'a> {
 
     /// Looks once more right before the switch; when something came in meanwhile, waits again.
     pub async fn recheck(&self) -> Result<Quiet> {
-        let counts = self.sweep().await?;
-        let busy: Vec<String> = self.named(&counts);
-        if busy.is_empty() {
-            return Ok(Quiet { sentence: self.done(), timed_out: false });
-        }
-        self.world.console.line(&format!("  right before the switch: {}; waiting again", busy.join("; ")));
+        let why = match self.sweep().await {
+            Ok(counts) if counts.iter().all(|counts| counts.total() == 0) => {
+                return Ok(Quiet { sentence: self.done(), timed_out: false, waited: false });
+            }
+            Ok(counts) => self.named(&counts).join("; "),
+            Err(error) if error.reason != Reason::DrainFailed => return Err(error),
+            Err(error) => error.sentence,
+        };
+        self.world.console.line(&format!("  right before the switch: {why}; waiting again"));
         self.wait().await
     }
 
@@ -223,7 +231,7 @@ impl<'a> Drain<'a> {
         let after = humantime::format_duration(self.work.timeout);
         let sentence = format!("the queues did not stay quiet for {} within {after}", humantime::format_duration(self.work.quiet));
         match self.work.on_timeout {
-            OnTimeout::Warn => Ok(Quiet { sentence: format!("{sentence}; going on (`on-timeout: warn`)"), timed_out: true }),
+            OnTimeout::Warn => Ok(Quiet { sentence: format!("{sentence}; going on (`on-timeout: warn`)"), timed_out: true, waited: true }),
             OnTimeout::Fail => Err(Error::new(Reason::DrainTimeout, sentence)
                 .detail(self.named(last))
                 .hint("nothing was deployed; stop the producers (`pause:`), or give it more time (`timeout:`)")),

@@ -57,20 +57,26 @@ impl Ecr {
             Ok(answer) => answer,
             Err(error) => return Err(self.failure("its images cannot be read", "ecr:BatchGetImage", &error)),
         };
-        let missing = |tag: &&&str| {
-            let named = |failure: &ImageFailure| failure.image_id().and_then(|id| id.image_tag()) == Some(**tag);
-            answer.failures().iter().any(named)
-        };
-        let there: Vec<&str> = tags.iter().filter(|tag| !missing(tag)).copied().collect();
+        let code = |failure: &ImageFailure| failure.failure_code().map(|code| code.as_str().to_owned()).unwrap_or_default();
+        if let Some(failure) = answer.failures().iter().find(|failure| code(failure) != "ImageNotFound") {
+            let why = failure.failure_reason().unwrap_or_default();
+            return Err(Error::new(Reason::PushFailed, format!("{}: ECR cannot read an image: {} {why}", self.repository, code(failure))));
+        }
+        let is_missing = |tag: &str| answer.failures().iter().any(|failure| failure.image_id().and_then(|id| id.image_tag()) == Some(tag));
         let exact = |tag: &str| answer.images().iter().find(|image| image.image_id().and_then(|id| id.image_tag()) == Some(tag));
-        // An image with several tags may be answered under another of them; with one candidate that is no riddle.
-        let only = || answer.images().first().filter(|_| answer.images().len() == 1 || there.len() == 1);
         let mut found = Vec::new();
-        for tag in &there {
-            match exact(tag).or_else(only) {
-                Some(image) => found.extend(manifest_of(image).map(|manifest| ((*tag).to_owned(), manifest))),
-                None => found.extend(Box::pin(self.manifests(&[tag])).await?),
-            }
+        for tag in tags.iter().filter(|tag| !is_missing(tag)) {
+            let image = match exact(tag) {
+                Some(image) => Some(image),
+                // An image with several tags may be answered under another of them: asked for alone, it is no riddle.
+                None if tags.len() == 1 && answer.failures().is_empty() => answer.images().first(),
+                None if tags.len() == 1 => None,
+                None => {
+                    found.extend(Box::pin(self.manifests(&[tag])).await?);
+                    continue;
+                }
+            };
+            found.extend(image.and_then(manifest_of).map(|manifest| ((*tag).to_owned(), manifest)));
         }
         Ok(found)
     }

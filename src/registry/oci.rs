@@ -130,7 +130,10 @@ impl Oci {
         let response = self.expect(response, &format!("the manifest {reference} cannot be read")).await?;
         let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let manifest = Manifest::new(limited(response, MANIFEST_LIMIT).await.map_err(|why| self.failure(why))?, media_type);
+        let bytes = limited(response, MANIFEST_LIMIT).await.map_err(|why| self.failure(why))?;
+        let own = || serde_json::from_slice::<Value>(&bytes).ok()?.pointer("/mediaType")?.as_str().map(str::to_owned);
+        let media_type = if MANIFEST_TYPES.contains(&media_type.as_str()) { media_type } else { own().unwrap_or(media_type) };
+        let manifest = Manifest::new(bytes, media_type);
         if reference.starts_with("sha256:") && manifest.digest != reference {
             return Err(self.failure(format!("the registry sends {} for {reference}", manifest.digest)));
         }
@@ -223,7 +226,7 @@ impl Oci {
                 None => return Ok(tags),
             }
         }
-        Ok(tags)
+        Err(self.failure("its list of tags does not end".into()))
     }
 
     async fn send(&self, actions: &str, request: RequestBuilder) -> Result<Response> {
@@ -267,7 +270,8 @@ impl Oci {
             return Ok(None);
         }
         let body: Value = response.json().await.map_err(|error| self.failure(http::chain(&error)))?;
-        let token = body.pointer("/token").or_else(|| body.pointer("/access_token")).and_then(Value::as_str);
+        let text = |name: &str| body.pointer(name).and_then(Value::as_str);
+        let token = text("/token").or_else(|| text("/access_token"));
         Ok(token.map(Secret::new))
     }
 

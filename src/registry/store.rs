@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// The label that says what an image was made from.
 pub const RECIPE_LABEL: &str = "dev.tidegate.recipe";
+/// The tag under which `cache: registry` finds the layers of the last build.
+pub const CACHE_TAG: &str = "buildcache";
 /// The label with the commit. <https://github.com/opencontainers/image-spec/blob/main/annotations.md>
 pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
 
@@ -107,7 +109,8 @@ impl Store {
         for single in &singles {
             let config = single.pointer("/config/digest").and_then(Value::as_str).unwrap_or_default().to_owned();
             let sizes = single.pointer("/layers").and_then(Value::as_array).into_iter().flatten().chain(single.pointer("/config"));
-            about.size += sizes.filter_map(|part| part.pointer("/size")?.as_u64()).sum::<u64>();
+            let bytes = sizes.filter_map(|part| part.pointer("/size")?.as_u64());
+            about.size = bytes.fold(about.size, u64::saturating_add);
             if about.labels.is_empty() && !config.is_empty() {
                 let json: Value = serde_json::from_slice(&self.oci.blob(&config).await?).unwrap_or(Value::Null);
                 let labels = json.pointer("/config/Labels").and_then(Value::as_object);

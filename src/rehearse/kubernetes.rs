@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A moment of a rollout: observed, pods made, pods ready.
-const MOMENT: Duration = Duration::from_millis(60);
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// The objects of the cluster.
 #[derive(Clone, Debug, Default)]

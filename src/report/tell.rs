@@ -74,6 +74,7 @@ impl<'a> Teller<'a> {
 
     async fn status(&self, github: &GitHub, id: u64, state: DeploymentState, description: &str) -> Result<()> {
         let log_url = self.log_url.as_deref();
+        let description = &self.world.console.redactor().clean(description);
         github.set_deployment(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
     }
 
@@ -83,8 +84,15 @@ impl<'a> Teller<'a> {
         if let Some(url) = &self.log_url {
             report.urls.insert("run".into(), url.clone());
         }
-        let patience = if report.verdict == Verdict::Cancelled { PATIENCE_CANCELLED } else { PATIENCE };
-        if tokio::time::timeout(patience, self.finish(report)).await.is_err() {
+        let hurried = async {
+            self.world.cancel.cancelled().await;
+            self.world.clock.sleep(PATIENCE_CANCELLED).await;
+        };
+        let told = tokio::select! {
+            told = tokio::time::timeout(PATIENCE, self.finish(report)) => told.is_ok(),
+            () = hurried => false,
+        };
+        if !told {
             self.world.console.warning("the forge was too slow to be told everything; the verdict stands");
         }
     }

@@ -8,7 +8,7 @@ use crate::checkout::Checkout;
 use crate::config::{Cache, CacheKind};
 use crate::error::{Error, Reason, Result};
 use crate::registry::oci::Manifest;
-use crate::registry::store::{RECIPE_LABEL, REVISION_LABEL, Store};
+use crate::registry::store::{CACHE_TAG, RECIPE_LABEL, REVISION_LABEL, Store};
 use crate::tools::http::chain;
 use crate::tools::secret::Secret;
 use crate::tools::wait::Backoff;
@@ -30,8 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const BUILD_LIMIT: Duration = Duration::from_secs(6 * 3600);
 const CONNECT_LIMIT: u64 = 120;
 const PUSH_TRIES: u32 = 4;
-/// The tag under which `cache: registry` finds the layers of the last build.
-const CACHE_TAG: &str = "buildcache";
+const SESSION_LIMIT: Duration = Duration::from_secs(30);
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// A stream to the engine.
@@ -204,8 +203,9 @@ async fn one(
     let (context, dockerfile) = (recipe.context.clone(), recipe.dockerfile.clone());
     let packed = tokio::task::spawn_blocking(move || context_tar::pack(&context, &dockerfile, u64::try_from(time).unwrap_or(0)));
     let packed = packed.await.map_err(|error| failed(error.to_string()))??;
-    let id = format!("tidegate-{}-{}", std::process::id(), recipe.hash);
-    let session = session::open(&engine.endpoint, id, offers(job, store)?).await;
+    let id = format!("tidegate-{}", crate::report::outputs::random());
+    let opening = session::open(&engine.endpoint, id, offers(job, store)?);
+    let session = tokio::time::timeout(SESSION_LIMIT, opening).await.unwrap_or_else(|_elapsed| Err(io::Error::other("no answer")));
     let session = session.map_err(|error| failed(format!("the engine opens no BuildKit session: {error}")))?;
     let options = options(job, &engine.version, recipe, (labels, target), &session);
     let body = bollard::body_try_stream(tokio_util::io::ReaderStream::new(tokio::fs::File::from_std(packed)));

@@ -40,7 +40,8 @@ impl<'a> Progress<'a> {
                 && self.ended.insert(vertex.digest.clone())
                 && vertex.error.is_empty()
             {
-                let seconds = (ended.seconds - started.seconds) as f64 + f64::from(ended.nanos - started.nanos) / 1e9;
+                let seconds =
+                    ended.seconds.saturating_sub(started.seconds) as f64 + f64::from(ended.nanos.saturating_sub(started.nanos)) / 1e9;
                 let time = if vertex.cached { "cached".to_owned() } else { format!("{seconds:.1}s") };
                 self.world.console.relay(self.image, &format!("{} {time}", vertex.name));
             }
@@ -48,6 +49,7 @@ impl<'a> Progress<'a> {
         for log in &status.logs {
             for line in String::from_utf8_lossy(&log.msg).lines().filter(|line| !line.trim().is_empty()) {
                 self.world.console.relay(self.image, line);
+                let line = self.world.console.redactor().clean(line);
                 self.tail.push_back(line.chars().filter(|c| !c.is_control()).take(300).collect());
                 if self.tail.len() > LOG_TAIL {
                     self.tail.pop_front();

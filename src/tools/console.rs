@@ -109,7 +109,8 @@ impl Console {
 
     /// A line from the outside (a build, a pod). It cannot start a workflow command, nor move the cursor.
     pub fn relay(&self, source: &str, text: &str) {
-        let text: String = text.chars().filter(|c| !c.is_control() || *c == '\t').take(4000).collect();
+        // Cleaned before it is cut: the beginning of a secret is a secret too.
+        let text: String = self.redactor.clean(text).chars().filter(|c| !c.is_control() || *c == '\t').take(4000).collect();
         self.line(&self.paint(&format!("    {source} | {text}"), |s| s.dim()));
     }
 

@@ -8,6 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 /// The longest line of a child that is passed on, in bytes.
 const LINE_LIMIT: u64 = 64 * 1024;
+/// How long a quick program may take to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(20);
 /// How long the last lines of an ended child are waited for.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
@@ -30,7 +32,9 @@ pub fn ask(program: &str, args: &[&str], input: &str) -> Option<String> {
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;
     child.stdin.take()?.write_all(input.as_bytes()).ok()?;
-    let output = child.wait_with_output().ok()?;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = receiver.recv_timeout(ASK_LIMIT).ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -59,6 +59,31 @@ fn a_version_that_does_not_exist_is_not_built_from_something_else() {
 }
 
 #[test]
+fn a_dispatch_from_a_tag_deploys_that_tag() {
+    let mut world = World::new();
+    let sha = world.head();
+    let merged = world.pushed().run(&["run"]);
+    world.var("GITHUB_REF", "refs/tags/v3.0.0").var("GITHUB_SHA", sha);
+    let payload = json!({"ref": "refs/tags/v3.0.0", "inputs": {"environment": "staging"}, "repository": crate::world::repository()});
+    let ran = world.event("workflow_dispatch", &payload).run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert_eq!((ran.outputs["version"].as_str(), &ran.outputs["digest"]), ("3.0.0", &merged.outputs["digest"]), "promoted from the merge");
+}
+
+#[test]
+fn a_commit_that_a_program_names_must_be_merged() {
+    let mut world = World::new();
+    let other = "c".repeat(40);
+    world.sandbox.with(|outside| outside.github.others.push(other.clone()));
+    for name in ["sha", "version"] {
+        let payload = json!({"action": "ship", "branch": "main", "client_payload": {"environment": "staging", name: other}, "repository": crate::world::repository()});
+        let ran = world.event("repository_dispatch", &payload).run(&["run"]);
+        ran.must(2, "input.version");
+        assert_eq!(ran.count("POST /build"), 0);
+    }
+}
+
+#[test]
 fn a_branch_stands_for_its_commit_and_takes_no_alias_of_a_series() {
     let mut world = World::new();
     world.configure("    when: release\n", "    when: release\n    tags: [\"1\", \"1.4\"]\n");

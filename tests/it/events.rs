@@ -196,6 +196,8 @@ fn pull_requests() {
         json!({"is_fork": true, "head_repo": null}),
         ("skip", "event.fork", None),
     );
+    let late = pull_request(|p| (p["action"], p["pull_request"]["state"]) = (json!("synchronize"), json!("closed")));
+    expect(&explain("pull_request", "refs/pull/7/merge", TIP, late), json!({}), ("skip", "event.ignored", None));
     let draft = pull_request(|p| p["pull_request"]["draft"] = json!(true));
     expect(&explain("pull_request", "refs/pull/7/merge", TIP, draft), json!({}), ("skip", "event.draft", None));
     let bot = pull_request(|p| p["pull_request"]["user"]["login"] = json!("dependabot[bot]"));

@@ -110,6 +110,40 @@ fn an_unclear_container_is_asked_for_by_name() {
 }
 
 #[test]
+fn a_partition_that_keeps_every_pod_is_refused_before_anything_changes() {
+    let mut world = World::new();
+    world.sandbox.with(|outside| {
+        outside.cluster.add_workload("statefulsets", "dev", "worker", &[("worker", OLD)]);
+        let key = ("statefulsets".to_owned(), "dev".to_owned(), "worker".to_owned());
+        outside.cluster.objects.get_mut(&key).unwrap()["spec"]["updateStrategy"] = serde_json::json!({"rollingUpdate": {"partition": 2}});
+    });
+    world.configure("{namespace: dev, workloads: [deployment/web]", "{namespace: dev, workloads: [deployment/web, sts/worker]");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(1, "target.failed");
+    assert!(ran.err.contains("partition") && ran.count("PATCH /kube") == 0, "{}", ran.err);
+}
+
+#[test]
+fn a_failing_credential_plugin_keeps_its_secrets() {
+    let mut world = World::new();
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "args": ["-c", "echo sekret-out; exit 3"],
+            "env": [{"name": "VAULT_TOKEN", "value": "topsecretvalue"}],
+        }}}],
+    });
+    world.write("exec.yml", &config.to_string());
+    let path = world.path("exec.yml").display().to_string();
+    let ran = world.var("KUBECONFIG", path).pushed().run(&["run"]);
+    ran.must(5, "auth.missing");
+    let told = format!("{}{}", ran.err.replace("::add-mask::topsecretvalue", ""), world.comments().join("\n"));
+    assert!(!told.contains("topsecretvalue") && !told.contains("sekret-out"), "{told}");
+}
+
+#[test]
 fn an_unchanged_image_can_be_restarted() {
     let mut world = World::new();
     world.configure("image: app, timeout: 5s}\n  staging", "image: app, timeout: 5s, restart: when-unchanged}\n  staging");

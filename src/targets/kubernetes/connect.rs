@@ -83,6 +83,10 @@ fn prepare(world: &World, config: &mut Config) {
     config.connect_timeout = Some(Duration::from_secs(10));
     let agent = http::HeaderValue::from_static(concat!("tidegate/", env!("CARGO_PKG_VERSION")));
     config.headers.push((http::header::USER_AGENT, agent));
+    let plugin = config.auth_info.exec.iter().flat_map(|exec| exec.env.iter().flatten());
+    for value in plugin.filter_map(|entry| entry.get("value")) {
+        world.console.mask(&crate::tools::secret::Secret::new(value.clone()));
+    }
     if let Some(token) = &config.auth_info.token {
         use secrecy::ExposeSecret;
         world.console.mask(&crate::tools::secret::Secret::new(token.expose_secret()));

@@ -13,6 +13,12 @@ mod connect;
 mod resource;
 mod rollout;
 
+/// How long reaching the cluster may take, credential plugins included.
+const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What a rollout gets at least in a rehearsal, on its clock.
+const REHEARSED_ROLLOUT: std::time::Duration = std::time::Duration::from_secs(600);
+
 /// The kinds of workload that have rollouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 pub enum WorkloadKind {
@@ -79,20 +85,26 @@ pub(crate) struct Cluster<'a> {
 
 /// Deploys the image to every workload of the target, all at once, and proves that it runs.
 pub async fn deploy(world: &World, work: &KubernetesWork, image: &Pushed) -> Result<Settled> {
-    let client = connect::connect(world, work).await?;
+    let started = world.clock.now();
+    let limit = CONNECT_LIMIT.min(work.target.timeout.0);
+    let client = tokio::time::timeout(limit, connect::connect(world, work)).await.map_err(|_elapsed| {
+        Error::new(Reason::TargetTimeout, format!("the cluster could not be reached within {}", humantime::format_duration(limit)))
+            .hint("is a credential plugin of the kubeconfig waiting for something?")
+    })??;
     let cluster = Cluster { world, work, client, image };
     // Everything is looked at before anything is changed: a typo in the second workload must not half-deploy.
     let mut before = Vec::new();
     for workload in &work.workloads {
         before.push(resource::Found::read(&cluster, workload).await?);
     }
-    let started = world.clock.now();
     let mut watched = Vec::new();
     for found in &before {
         let change = found.start(&cluster).await.map_err(|error| also_changed(error, &watched))?;
         watched.push((found.workload.clone(), change));
     }
-    let deadline = started.saturating_add(work.target.timeout.0);
+    // A rehearsal's clock runs fast, its pretend cluster does not: short limits would end what works.
+    let least = if world.rehearsal { REHEARSED_ROLLOUT } else { std::time::Duration::ZERO };
+    let deadline = started.saturating_add(work.target.timeout.0.max(least));
     let mut rollouts: FuturesUnordered<_> =
         watched.iter().map(|(workload, change)| rollout::follow(&cluster, workload, change, deadline)).collect();
     let mut proofs = Vec::new();
@@ -113,12 +125,23 @@ fn also_changed(mut error: Error, watched: &[(Workload, resource::Change)]) -> E
     error
 }
 
+fn is_login_failure(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Service(inner) => inner.downcast_ref::<kube::client::AuthError>().is_some(),
+        other => matches!(other, kube::Error::Auth(_)),
+    }
+}
+
 /// A Kubernetes error in plain words.
 pub(crate) fn failure(what: &str, error: &kube::Error) -> Error {
     let kube::Error::Api(status) = error else {
+        if is_login_failure(error) {
+            // The plugin's own words may hold what it was given: they are not repeated.
+            return Error::new(Reason::AuthMissing, format!("{what}: the login of the kubeconfig failed"))
+                .hint("run the credential plugin of the kubeconfig's user by hand to see why");
+        }
         let why = crate::tools::http::chain(error);
-        let is_login = matches!(error, kube::Error::Auth(_)) || why.contains("auth exec") || why.contains("AuthError");
-        let reason = if is_login { Reason::AuthMissing } else { Reason::TargetFailed };
+        let reason = Reason::TargetFailed;
         return Error::new(reason, format!("{what}: {why}")).hint("is the cluster reachable from this runner, and its certificate known?");
     };
     let sentence = format!("{what}: {}", status.message);

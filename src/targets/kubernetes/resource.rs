@@ -70,6 +70,17 @@ impl Found {
         if object.data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete") {
             return refuse("has the update strategy OnDelete: changing the image replaces no pod", "use RollingUpdate");
         }
+        let number = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_i64);
+        let partition = number("/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0);
+        if workload.kind == WorkloadKind::StatefulSet && partition > 0 && partition >= number("/spec/replicas").unwrap_or(1) {
+            return refuse(
+                "has a partition that keeps every pod as it is: changing the image replaces none",
+                "lower spec.updateStrategy.rollingUpdate.partition",
+            );
+        }
+        if selector(&object).is_empty() {
+            return refuse("selects its pods by expressions only, so they cannot be identified", "give its selector `matchLabels`");
+        }
         let containers = pick(&object, workload, cluster)?;
         Ok(Self { workload: workload.clone(), containers, object, known_events: known_events(cluster).await })
     }
@@ -120,21 +131,21 @@ impl Found {
     }
 
     fn change(&self, object: &DynamicObject, changed: bool) -> Result<Change> {
-        let labels = object.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-        let pairs: Vec<String> =
-            labels.into_iter().flatten().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?))).collect();
-        if pairs.is_empty() {
-            let sentence = format!("{} selects its pods by expressions only, so they cannot be identified", self.workload);
-            return Err(Error::new(Reason::TargetFailed, sentence).hint("give its selector `matchLabels`"));
-        }
         Ok(Change {
             generation: object.metadata.generation.unwrap_or_default(),
             changed,
             containers: self.containers.clone(),
-            selector: pairs.join(","),
+            selector: selector(object),
             known_events: self.known_events.clone(),
         })
     }
+}
+
+/// The labels of its pods, as the API takes them.
+fn selector(object: &DynamicObject) -> String {
+    let labels = object.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+    let pairs = labels.into_iter().flatten().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?)));
+    pairs.collect::<Vec<_>>().join(",")
 }
 
 /// The warnings in the namespace as they are now. Without the right to read them there are none later either.

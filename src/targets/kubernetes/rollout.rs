@@ -40,6 +40,14 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
     loop {
         let left = deadline.saturating_sub(clock.now());
         if left.is_zero() {
+            // A watch may have died silently: the last word is the object's own.
+            let objects = api(cluster, workload.kind);
+            let now = tokio::time::timeout(Duration::from_secs(10), objects.get(&workload.name)).await;
+            if let Ok(Ok(object)) = now
+                && progress(workload.kind, change.generation, &object) == Progress::Done
+            {
+                return verify(cluster, workload, change, deadline).await;
+            }
             return Err(timed_out(cluster, workload, change, &last).await);
         }
         tokio::select! {
@@ -154,7 +162,7 @@ fn deployment(object: &DynamicObject, wanted: i64, status: &dyn Fn(&str) -> i64)
     let (updated, all, available) = (status("updatedReplicas"), status("replicas"), status("availableReplicas"));
     match () {
         () if updated < wanted => Progress::Waiting(format!("{updated} of {wanted} pods are new")),
-        () if all > updated => Progress::Waiting(format!("{} old pods are still there", all - updated)),
+        () if all > updated => Progress::Waiting(format!("{} old pods are still there", all.saturating_sub(updated))),
         () if available < updated => Progress::Waiting(format!("{available} of {updated} new pods are available")),
         () => Progress::Done,
     }
@@ -167,9 +175,9 @@ fn stateful_set(object: &DynamicObject, wanted: i64, status: &dyn Fn(&str) -> i6
     }
     let partition = object.data.pointer("/spec/updateStrategy/rollingUpdate/partition").and_then(Value::as_i64).unwrap_or(0);
     if partition > 0 {
-        return match updated >= wanted - partition {
+        return match updated >= wanted.saturating_sub(partition) {
             true => Progress::Done,
-            false => Progress::Waiting(format!("{updated} of {} pods outside the partition are new", wanted - partition)),
+            false => Progress::Waiting(format!("{updated} of {} pods outside the partition are new", wanted.saturating_sub(partition))),
         };
     }
     let revision = |name: &str| object.data.pointer(&format!("/status/{name}")).and_then(Value::as_str).unwrap_or_default();
@@ -205,7 +213,7 @@ fn wanted_pods(kind: WorkloadKind, object: &DynamicObject) -> usize {
         WorkloadKind::Deployment => number("/spec/replicas").unwrap_or(1),
         WorkloadKind::StatefulSet => {
             let partition = number("/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0);
-            number("/spec/replicas").unwrap_or(1) - partition
+            number("/spec/replicas").unwrap_or(1).saturating_sub(partition)
         }
         WorkloadKind::DaemonSet => number("/status/desiredNumberScheduled").unwrap_or(0),
     };
