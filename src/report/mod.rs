@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 pub mod markdown;
 pub mod outputs;
+mod plan;
 pub mod tell;
 
 /// What happened. `--report FILE` writes it as JSON.

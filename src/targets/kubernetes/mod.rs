@@ -126,10 +126,10 @@ fn also_changed(mut error: Error, watched: &[(Workload, resource::Change)]) -> E
 }
 
 fn is_login_failure(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Service(inner) => inner.downcast_ref::<kube::client::AuthError>().is_some(),
-        other => matches!(other, kube::Error::Auth(_)),
+    if let kube::Error::Service(inner) = error {
+        return inner.downcast_ref::<kube::client::AuthError>().is_some();
     }
+    matches!(error, kube::Error::Auth(_))
 }
 
 /// A Kubernetes error in plain words.

@@ -1,0 +1,41 @@
+//! The plan in words.
+
+use crate::context::Outcome;
+use crate::plan::{Action, Plan, Work};
+
+impl Plan {
+    /// The plan for a person.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![self.headline()];
+        for image in &self.images {
+            let how = match image.action {
+                Action::Build => "build, unless this recipe is there already",
+                Action::Reuse => "use what is there, or promote or build it",
+                Action::Promote => "same digest as built at merge, or build",
+            };
+            lines.push(format!("  image   {}  {}:{}  ({how})", image.name, image.repository, image.tags.join(", ")));
+        }
+        for gate in &self.gates {
+            lines.push(format!("  gate    {}  {}", gate.id, gate.detail));
+        }
+        for step in self.steps.iter().filter(|step| matches!(step.work, Work::Kubernetes(_) | Work::RemovePreview)) {
+            lines.push(format!("  target  {}", step.title));
+        }
+        lines
+    }
+
+    /// The plan in one line.
+    pub fn headline(&self) -> String {
+        let version = self.version.as_deref().unwrap_or("?");
+        let place = &self.display_environment;
+        match self.outcome {
+            Outcome::Deploy => format!("plan {}: deploy {version} to {place} ({})", self.hash, self.sentence),
+            Outcome::Remove => format!("plan {}: close {place} ({})", self.hash, self.sentence),
+            Outcome::Skip => format!("nothing to do: {} ({})", self.sentence, self.reason),
+            Outcome::Refuse => {
+                let (first, rest) = self.sentence.split_once('\n').unwrap_or((&self.sentence, ""));
+                format!("refused: {first} ({})\n{rest}", self.reason).trim_end().to_owned()
+            }
+        }
+    }
+}
