@@ -54,6 +54,8 @@ fn passes(world: &World, prism: &Prism, args: &[&str], reason: &str) {
 #[test]
 fn our_requests_and_the_sandboxs_answers_fit_githubs_description() {
     let mut world = World::new();
+    // As in a job: the clone has a remote and does not know its branches, so the forge is asked.
+    world.git(&["remote", "add", "origin", "https://github.com/acme/demo.git"]);
     let prism = Prism::before(&mut world);
     passes(world.pushed(), &prism, &["run"], "deploy.done");
     world.write("app", "two\n");
