@@ -30,7 +30,7 @@ pub enum Command {
     Release(Delivery),
     /// Create or update a pull request's preview (--pr)
     PrOpened(Delivery),
-    /// Remove a pull request's preview (--pr)
+    /// Close a pull request's preview (--pr)
     PrClosed(Delivery),
     /// Deploy a version by hand, on any environment
     Deploy(Deploy),
