@@ -131,7 +131,7 @@ async fn version_commit(version: &str, checkout: &Checkout, forge: &Forge) -> Re
     }
     let named = match checkout.resolve(version) {
         Some(commit) => Some(commit),
-        None => forge.commit_of(version).await?,
+        None => forge.commit_of_ref(version).await?,
     };
     Ok((named, false))
 }

@@ -80,8 +80,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
 async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u8> {
     let cancel = Cancel::new();
     listen(cancel.clone());
-    let scratch = std::env::temp_dir();
-    let world = World { vars, console, clock: Clock::real(), cancel, rehearsal: false, scratch };
+    let world = World { vars, console, clock: Clock::real(), cancel, rehearsal: false };
     match command {
         Command::Run(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
         Command::Merge(args) => deliver(&world, args, args.asked(Request::Merge, &world.vars)).await,

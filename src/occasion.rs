@@ -59,10 +59,7 @@ fn trusted(event: &Event) -> std::result::Result<(), Stop> {
     if event.kind == Kind::PullRequest || event.pr.is_some() {
         own_head(event)?;
     }
-    if is_dependabot(event) {
-        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
-    }
-    Ok(())
+    has_secrets(event)
 }
 
 fn own_head(event: &Event) -> std::result::Result<(), Stop> {
@@ -110,9 +107,7 @@ fn push(event: &Event, is_default: bool) -> std::result::Result<Occasion, Stop> 
     let Some(branch) = event.branch.clone() else {
         return Err(skip(Reason::EventIgnored, format!("{} is neither a branch nor a tag", event.r#ref.as_deref().unwrap_or("the ref"))));
     };
-    if is_dependabot(event) {
-        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
-    }
+    has_secrets(event)?;
     if branch.starts_with("gh-readonly-queue/") {
         return Err(skip(Reason::EventMergeGroup, "a merge queue's own branch; the merge itself deploys"));
     }
@@ -163,14 +158,15 @@ fn pull_request(event: &Event, open: bool) -> std::result::Result<Occasion, Stop
     if open || event.head_repo.is_some() {
         own_head(event)?; // what a repository that is gone left behind is removed all the same
     }
-    if is_dependabot(event) {
-        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
-    }
+    has_secrets(event)?;
     Ok(Occasion::PullRequest { open })
 }
 
-fn is_dependabot(event: &Event) -> bool {
-    [&event.actor, &event.more.author].into_iter().flatten().any(|login| login == "dependabot[bot]")
+fn has_secrets(event: &Event) -> std::result::Result<(), Stop> {
+    if [&event.actor, &event.more.author].into_iter().flatten().any(|login| login == "dependabot[bot]") {
+        return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
+    }
+    Ok(())
 }
 
 fn dispatched(event: &Event) -> std::result::Result<Occasion, Stop> {

@@ -271,18 +271,12 @@ impl<'a> Runner<'a> {
             if paused.contains(&step.id) {
                 let resumed = tokio::select! {
                     resumed = self.hook("resume", command, HOOK_LIMIT) => resumed,
-                    () = self.cancelled_for(HOOK_LIMIT_CANCELLED) => Err(Error::new(Reason::HookFailed, "resume: did not end in time after the cancel")),
+                    () = self.world.cancelled_for(HOOK_LIMIT_CANCELLED) => Err(Error::new(Reason::HookFailed, "resume: did not end in time after the cancel")),
                 };
                 result = result.and(resumed.map_err(|error| error.hint("the producers may still be stopped: start them by hand")));
             }
         }
         result
-    }
-
-    /// Ends when the run has been cancelled for this long.
-    async fn cancelled_for(&self, length: Duration) {
-        self.world.cancel.cancelled().await;
-        self.world.clock.sleep(length).await;
     }
 
     async fn kubernetes(&self, work: &KubernetesWork) -> Result<Answer> {

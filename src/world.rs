@@ -3,7 +3,7 @@
 use crate::tools::console::Console;
 use crate::tools::wait::{Cancel, Clock};
 use crate::vars::Vars;
-use std::path::PathBuf;
+use std::time::Duration;
 
 /// The surroundings of a run. A rehearsal makes its own.
 #[derive(Clone)]
@@ -18,6 +18,12 @@ pub struct World {
     pub cancel: Cancel,
     /// Whether this is a rehearsal: then the commit that is checked out does not matter.
     pub rehearsal: bool,
-    /// A folder for what must not outlive the run.
-    pub scratch: PathBuf,
+}
+
+impl World {
+    /// Ends when the run has been cancelled for this long.
+    pub async fn cancelled_for(&self, length: Duration) {
+        self.cancel.cancelled().await;
+        self.clock.sleep(length).await;
+    }
 }

@@ -244,11 +244,12 @@ impl Event {
     /// Puts facts named by hand over what CI said.
     pub fn apply(&mut self, flags: &FactFlags) -> Result<()> {
         // Another branch, tag or pull request has another commit: what CI said of the old one does not count.
-        if flags.tag.is_some() || flags.branch.is_some() || flags.pr.is_some_and(|pr| Some(pr) != self.pr) {
+        let another_pr = flags.pr.is_some_and(|pr| Some(pr) != self.pr);
+        if flags.tag.is_some() || flags.branch.is_some() || another_pr {
             self.set_sha(None);
             self.more.built_sha = None;
         }
-        if flags.pr.is_some_and(|pr| Some(pr) != self.pr) {
+        if another_pr {
             self.is_fork = None; // whose it is has to be asked, or said with --head-repo
         }
         if let Some(sha) = &flags.sha {

@@ -221,15 +221,7 @@ impl GitHub {
         Ok(self.expect(Method::GET, "", None, "contents: read").await?.text("/default_branch"))
     }
 
-    /// The commit of a tag, or else of a branch or commit id. Tag objects are followed.
-    pub async fn commit_of(&self, name: &str) -> Result<Option<String>> {
-        match self.commit_of_ref(&format!("tags/{name}")).await? {
-            Some(commit) => Ok(Some(commit)),
-            None => self.commit_of_ref(name).await,
-        }
-    }
-
-    /// The commit of a ref such as tags/v1.0.0; `None` when there is none.
+    /// The commit of a branch, a commit id or a ref such as tags/v1.0.0; `None` when there is none. Tag objects are followed.
     pub async fn commit_of_ref(&self, name: &str) -> Result<Option<String>> {
         let answer = self.call(Method::GET, &format!("/commits/{}", encode(name)), None).await?;
         match answer.status {

@@ -67,18 +67,23 @@ impl Forge {
         }
     }
 
-    /// The commit that a tag, branch or commit id names.
+    /// The commit that a tag, or else a branch or commit id, names.
     pub async fn commit_of(&self, name: &str) -> Result<Option<String>> {
-        match self {
-            Self::GitHub(github) => github.commit_of(name).await,
-            Self::Absent { .. } => Ok(None),
+        match self.tag(name).await? {
+            Some(commit) => Ok(Some(commit)),
+            None => self.commit_of_ref(name).await,
         }
     }
 
     /// The commit of a tag.
     pub async fn tag(&self, name: &str) -> Result<Option<String>> {
+        self.commit_of_ref(&format!("tags/{name}")).await
+    }
+
+    /// The commit of a branch, a commit id or a ref such as tags/v1.0.0.
+    pub async fn commit_of_ref(&self, name: &str) -> Result<Option<String>> {
         match self {
-            Self::GitHub(github) => github.commit_of_ref(&format!("tags/{name}")).await,
+            Self::GitHub(github) => github.commit_of_ref(name).await,
             Self::Absent { .. } => Ok(None),
         }
     }

@@ -137,16 +137,6 @@ impl<'a> Drain<'a> {
         Ok(Self { world, work, queues, deadline })
     }
 
-    /// How many queues are watched.
-    pub fn len(&self) -> usize {
-        self.queues.len()
-    }
-
-    /// Whether nothing is watched; `open` never returns such a drain.
-    pub fn is_empty(&self) -> bool {
-        self.queues.is_empty()
-    }
-
     /// One look at every queue.
     async fn sweep(&self) -> Result<Vec<Counts>> {
         let looks = futures::stream::iter(self.queues.iter().map(counts)).buffered(AT_ONCE);

@@ -84,13 +84,9 @@ impl<'a> Teller<'a> {
         if let Some(url) = &self.log_url {
             report.urls.insert("run".into(), url.clone());
         }
-        let hurried = async {
-            self.world.cancel.cancelled().await;
-            self.world.clock.sleep(PATIENCE_CANCELLED).await;
-        };
         let told = tokio::select! {
             told = tokio::time::timeout(PATIENCE, self.finish(report)) => told.is_ok(),
-            () = hurried => false,
+            () = self.world.cancelled_for(PATIENCE_CANCELLED) => false,
         };
         if !told {
             self.world.console.warning("the forge was too slow to be told everything; the verdict stands");
