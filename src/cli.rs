@@ -1,6 +1,7 @@
 //! The command line: subcommands and flags. Each command's own work lives beside its code.
 
 use crate::commands;
+use crate::config::Span;
 use crate::context::Request;
 use crate::delivery::{Asked, parse_set};
 use crate::error::{Error, Reason, Result};
@@ -42,6 +43,11 @@ pub enum Command {
     Check(File),
     /// Wait until SQS queues are quiet
     Drain(commands::drain::Args),
+    /// What runs where, who put it there, and what has happened since
+    Status(commands::status::Args),
+    /// Who holds the lease of an environment; take it or let go of it by hand
+    #[command(subcommand)]
+    Lock(commands::lock::Lock),
     /// Run everything in a sandbox in this process; no account needed
     Rehearse(Rehearse),
     /// Print the JSON Schema of tidegate.yml
@@ -62,7 +68,7 @@ pub struct File {
 }
 
 /// What every delivery takes.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Delivery {
     #[command(flatten)]
     file: File,
@@ -75,6 +81,9 @@ pub struct Delivery {
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// How long to wait for the lease of the environment
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = commands::drain::span)]
+    lock_timeout: Span,
     #[command(flatten)]
     facts: FactFlags,
 }
@@ -142,7 +151,7 @@ impl Delivery {
         let mut set = parse_set(input.as_slice())?;
         set.extend(parse_set(&self.set)?); // the later one wins: flags over inputs
         let config = self.file.config.clone().or_else(|| vars.get("INPUT_CONFIG").map(PathBuf::from));
-        Ok(Asked { request, config, set, facts: self.facts.clone() })
+        Ok(Asked { request, config, set, facts: self.facts.clone(), lock_timeout: self.lock_timeout.0 })
     }
 }
 

@@ -7,11 +7,14 @@ use crate::error::{Error, Reason, Result};
 use crate::event::{self, Event, FactFlags, Provider};
 use crate::forge::Forge;
 use crate::gather;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Lock, Plan, Work};
+use crate::state::{self, Key, Kind, Store};
+use crate::tools::aws;
 use crate::variables::Variables;
 use crate::vars::Vars;
 use crate::world::World;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What the user asked for: command, flags and action inputs, merged.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Asked {
     pub set: Vec<(String, String)>,
     /// Facts by hand.
     pub facts: FactFlags,
+    /// How long to wait for the lease.
+    pub lock_timeout: Duration,
 }
 
 /// Everything that is decided before anything is done.
@@ -38,6 +43,12 @@ pub struct Prepared {
     pub plan: Plan,
     /// The forge to tell.
     pub forge: Forge,
+    /// Where leases and records are kept.
+    pub store: Store,
+    /// Which lease, which records.
+    pub key: Key,
+    /// How long to wait for the lease.
+    pub lock_timeout: Duration,
 }
 
 impl Asked {
@@ -84,8 +95,36 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
         Ok(_) | Err(_) => gather::gather(&mut event, &asked.request, (&checkout, &forge), ancestry).await?,
     };
     let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
-    let plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
-    Ok(Prepared { event, loaded, decision, plan, forge })
+    let mut plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
+    let store = Store::of(world, &loaded.config, &loaded.folder, &forge)?;
+    let key = Key::new(&loaded.config.project, &plan.display_environment);
+    if plan.steps.iter().any(|step| matches!(step.work, Work::Lock | Work::Tags(_))) {
+        plan.lock = Some(Lock { key: key.to_string(), scope: store.scope.clone(), store: store.kind() });
+        plan.warnings = warnings(world, &loaded, &plan, asked.lock_timeout);
+    }
+    Ok(Prepared { event, loaded, decision, plan, forge, store, key, lock_timeout: asked.lock_timeout })
+}
+
+/// What can be foreseen to go wrong.
+fn warnings(world: &World, loaded: &Loaded, plan: &Plan, lock_timeout: Duration) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));
+    if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::File) && state::is_ci(&world.vars) {
+        warnings.push("the lease is a file on this runner: it holds back no other run".to_owned());
+    }
+    let drains = plan.steps.iter().filter_map(|step| match &step.work {
+        Work::Drain(drain) => Some(drain.timeout),
+        Work::Lock | Work::Tags(_) | Work::Record | Work::Image(_) | Work::Kubernetes(_) | Work::RemovePreview => None,
+    });
+    let longest = drains.max().unwrap_or_default().saturating_add(lock_timeout);
+    let role = rules.and_then(|rules| rules.aws.role.as_ref()).or(loaded.config.aws.role.as_ref());
+    if let Some((length, why)) = aws::session(&world.vars, role.is_some())
+        && longest > length
+    {
+        let (longest, length) = (humantime::format_duration(longest), humantime::format_duration(length));
+        warnings.push(format!("this run may wait {longest}, and {why} may end after {length}: what comes after the wait would be denied"));
+    }
+    warnings
 }
 
 /// `NAME=VALUE` pairs from `--set` and from the action's multi-line input.

@@ -52,7 +52,7 @@ reasons! {
     EventSchedule "event.schedule" 0 "A schedule deploys nothing by itself.";
     EventUntrusted "event.untrusted" 0 "`pull_request_target` and `workflow_run` mix secrets with untrusted code; only removal is done there.";
     EventCondition "event.condition" 0 "The environment's `if:` is not met.";
-    Superseded "order.superseded" 0 "Something newer already runs there; nothing was touched (later).";
+    Superseded "order.superseded" 0 "Something newer already runs there; nothing was touched.";
     BuildFailed "build.failed" 1 "The image could not be built.";
     PushFailed "push.failed" 1 "The image could not be pushed or read back.";
     TargetFailed "target.failed" 1 "The target reported a failure.";
@@ -68,6 +68,7 @@ reasons! {
     DrainFailed "drain.failed" 1 "A queue could not be read, so it cannot be called quiet.";
     HookFailed "hook.failed" 1 "A pause or resume command failed.";
     ForgeFailed "forge.failed" 1 "The forge (GitHub) did not answer as needed.";
+    LockLost "lock.lost" 1 "The lease was taken away while the run went on; what runs there is another run's business now.";
     Internal "internal" 1 "A bug in tidegate; please report it.";
     ConfigInvalid "config.invalid" 2 "tidegate.yml has a mistake.";
     ConfigMissing "config.missing" 2 "There is no tidegate.yml.";
@@ -82,6 +83,10 @@ reasons! {
     ProviderAmbiguous "provider.ambiguous" 2 "The variables of two CI systems are set at once.";
     DrainTimeout "drain.timeout" 3 "The queues did not become quiet in time.";
     TargetTimeout "target.timeout" 3 "The target did not settle in time.";
+    LockTimeout "lock.timeout" 3 "Another run held the lease of the environment for too long.";
+    LockUnreachable "lock.unreachable" 4 "The store of leases and records cannot be read or written, so nothing is deployed.";
+    LockScope "lock.scope" 4 "The store is on a throw-away runner, where a lease protects nothing, and the environment is `manual`.";
+    OrderUnknown "order.unknown" 4 "It cannot be said whether the version is newer than what runs, and nobody asked for it by hand.";
     TagMoved "tag.moved" 4 "A released tag points elsewhere now; versions do not change.";
     AuthDenied "auth.denied" 5 "The credentials lack a permission.";
     AuthExpired "auth.expired" 5 "The credentials have expired.";
@@ -114,6 +119,8 @@ pub struct Error {
     pub detail: Vec<String>,
     /// The thing itself is not there (any more).
     pub gone: bool,
+    /// Whether it was done all the same is not known: the answer was lost.
+    pub lost: bool,
 }
 
 /// The result of everything that can fail in front of a user.
@@ -122,7 +129,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure with its reason and sentence.
     pub fn new(reason: Reason, sentence: impl Into<String>) -> Self {
-        Self { reason, sentence: sentence.into(), hint: None, detail: Vec::new(), gone: false }
+        Self { reason, sentence: sentence.into(), hint: None, detail: Vec::new(), gone: false, lost: false }
     }
 
     /// Adds what to do next.
@@ -155,7 +162,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// What is true after a run, or of one target of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// What was asked for runs, and was identified.
@@ -185,6 +192,9 @@ impl Verdict {
     pub fn of(error: &Error) -> Self {
         if error.reason == Reason::TargetRolledBack {
             return Self::RolledBack;
+        }
+        if error.reason == Reason::LockLost {
+            return Self::Unknown;
         }
         match error.reason.exit_code() {
             0 if error.reason == Reason::Superseded => Self::Superseded,

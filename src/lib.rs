@@ -7,6 +7,7 @@
 //! 3. [`gather`] reads the few facts that the event does not hold; [`context`] decides; [`plan`] lists the steps.
 //!    `context` and `plan` are pure: same inputs, same hash.
 //! 4. [`run`] carries the plan out with [`steps`], [`gates`] and [`targets`]; [`registry`] and [`forge`] are the outside.
+//!    [`state`] keeps leases and records: who may go now, and what runs where.
 //! 5. [`report`] says what happened: log, outputs, summary, comment.
 //! 6. [`rehearse`] is an outside of our own, in this process.
 //!
@@ -30,6 +31,7 @@ pub mod registry;
 pub mod rehearse;
 pub mod report;
 pub mod run;
+pub mod state;
 pub mod steps;
 pub mod targets;
 pub mod tools;

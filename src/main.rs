@@ -67,6 +67,8 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Deploy(_)
         | Command::Plan(_)
         | Command::Drain(_)
+        | Command::Status(_)
+        | Command::Lock(_)
         | Command::Rehearse(_) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.map_err(|error| Error::new(Reason::Internal, format!("no runtime: {error}")))?;
@@ -99,6 +101,8 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             }
         }
         Command::Drain(args) => commands::drain::run(&world, args).await.map(|()| 0),
+        Command::Status(args) => commands::status::run(&world, args).await.and_then(print_some),
+        Command::Lock(lock) => commands::lock::run(&world, lock).await.and_then(print_some),
         Command::Rehearse(args) => {
             let report = rehearse::rehearse(&world, args.config.as_deref(), &args.rehearsal).await?;
             Ok(finish(&world, &report))
@@ -172,6 +176,10 @@ fn listen(cancel: Cancel) {
             cancel.cancel();
         }
     });
+}
+
+fn print_some(text: Option<String>) -> Result<u8> {
+    text.map_or(Ok(0), |text| print(&text))
 }
 
 /// Machine output. A reader that went away is no failure.

@@ -33,10 +33,13 @@ pub struct Plan {
     pub gates: Vec<PlannedGate>,
     /// The steps, each with the steps it waits for.
     pub steps: Vec<Step>,
-    /// The lease; none yet.
-    pub lock: Option<()>,
+    /// The lease under which it is done; none when nothing is done.
+    pub lock: Option<Lock>,
     /// Where a rollback would lead; none yet.
     pub rollback: Option<()>,
+    /// What can be foreseen to go wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why, for a person.
     #[serde(skip)]
     pub sentence: String,
@@ -52,6 +55,17 @@ pub struct Plan {
     /// What happens to the other targets when one fails.
     #[serde(skip)]
     pub on_partial: config::OnPartial,
+}
+
+/// The lease of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lock {
+    /// Its name: project and environment.
+    pub key: String,
+    /// Whom it holds back.
+    pub scope: String,
+    /// Where it is kept.
+    pub store: crate::state::Kind,
 }
 
 /// An image of the plan.
@@ -129,6 +143,12 @@ pub struct Step {
 /// The work of a step.
 #[derive(Clone, Debug, Serialize)]
 pub enum Work {
+    /// Take the lease.
+    Lock,
+    /// Move the image's aliases forward; the index into `images`.
+    Tags(usize),
+    /// Write down that the delivery begins.
+    Record,
     /// Make sure the image is in its registry; the index into `images`.
     Image(usize),
     /// Wait until queues are quiet.
@@ -219,28 +239,34 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn pull_request_opened(&mut self) -> Result<()> {
         self.images(Action::Build)?;
+        self.begin();
         self.gates()?;
         self.targets()
     }
 
     fn pull_request_closed(&mut self) {
-        self.step("remove", format!("close the records of {}", self.plan.display_environment), Vec::new(), Work::RemovePreview);
+        self.lock(Vec::new());
+        let title = format!("close the records of {}", self.plan.display_environment);
+        self.step("remove", title, vec!["lock".into()], Work::RemovePreview);
     }
 
     fn merged(&mut self) -> Result<()> {
         self.images(Action::Build)?;
+        self.begin();
         self.gates()?;
         self.targets()
     }
 
     fn released(&mut self) -> Result<()> {
         self.images(Action::Promote)?;
+        self.begin();
         self.gates()?;
         self.targets()
     }
 
     fn deployed_by_hand(&mut self) -> Result<()> {
         self.images(Action::Reuse)?;
+        self.begin();
         self.gates()?;
         self.targets()
     }
@@ -267,6 +293,37 @@ impl Builder<'_> {
             (None, false) => self.name.to_owned(),
         };
         Ok(())
+    }
+
+    /// The images are there: from here on only one run goes on. The lease is not held for the length of a build.
+    fn begin(&mut self) {
+        let images = self.step_ids();
+        let deploys = !self.rules.deploy.is_empty();
+        if deploys {
+            self.lock(images);
+        }
+        for index in 0..self.plan.images.len() {
+            let Some(image) = self.plan.images.get(index) else { continue };
+            let (name, aliases) = (image.name.clone(), image.tags.get(1..).unwrap_or_default().join(", "));
+            if !aliases.is_empty() {
+                // Where nothing is deployed, only an alias that has to move needs the lease, and takes it itself.
+                let after = if deploys { "lock".to_owned() } else { format!("image.{name}") };
+                self.step(&format!("tags.{name}"), format!("move {aliases} forward"), vec![after], Work::Tags(index));
+            }
+        }
+        if deploys {
+            let title = format!("write down that {} is delivered", self.plan.version.as_deref().unwrap_or_default());
+            self.step("record", title, self.step_ids(), Work::Record);
+        }
+    }
+
+    fn lock(&mut self, after: Vec<String>) {
+        let title = format!("take the lease {}/{}", self.config.project, self.plan.display_environment);
+        self.step("lock", title, after, Work::Lock);
+    }
+
+    fn step_ids(&self) -> Vec<String> {
+        self.plan.steps.iter().map(|step| step.id.clone()).collect()
     }
 
     fn images(&mut self, action: Action) -> Result<()> {
@@ -352,7 +409,7 @@ impl Builder<'_> {
                 Gate::Scan(_) => None,
             })
             .collect();
-        let images: Vec<String> = self.plan.steps.iter().map(|step| step.id.clone()).collect();
+        let before = self.step_ids();
         for (index, drain) in drains.iter().enumerate() {
             let mut queues = Vec::new();
             for queue in &drain.queues {
@@ -374,7 +431,7 @@ impl Builder<'_> {
                 role: aws.role,
             };
             // Queues are watched while the build runs; but producers are paused only when the image is there.
-            let after = if work.pause.is_some() { images.clone() } else { Vec::new() };
+            let after = if work.pause.is_some() { before.clone() } else { Vec::new() };
             self.plan.gates.push(PlannedGate { id: id.clone(), detail: detail.clone() });
             self.step(&id, format!("wait for {detail}"), after, Work::Drain(work));
         }
@@ -387,7 +444,7 @@ impl Builder<'_> {
     }
 
     fn targets(&mut self) -> Result<()> {
-        let before: Vec<String> = self.plan.steps.iter().map(|step| step.id.clone()).collect();
+        let before = self.step_ids();
         let mut previous: Option<String> = None;
         for (index, target) in self.rules.deploy.iter().enumerate() {
             let (id, title, work) = match target {
@@ -473,6 +530,7 @@ impl Plan {
             steps: Vec::new(),
             lock: None,
             rollback: None,
+            warnings: Vec::new(),
             sentence,
             commit: None,
             display_environment: String::new(),

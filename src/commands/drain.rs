@@ -28,7 +28,8 @@ pub struct Args {
     pub role: Option<String>,
 }
 
-fn span(text: &str) -> std::result::Result<Span, String> {
+/// A length of time.
+pub fn span(text: &str) -> std::result::Result<Span, String> {
     humantime::parse_duration(text).map(Span).map_err(|_error| "write a length of time, as 30s, 10m or 2h".to_owned())
 }
 

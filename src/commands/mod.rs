@@ -3,5 +3,8 @@
 pub mod check;
 pub mod drain;
 pub mod explain;
+pub mod lock;
+pub mod place;
 pub mod plan;
 pub mod schema;
+pub mod status;

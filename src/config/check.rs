@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// Every rule that is broken.
 pub fn check(config: &Config, tree: &Node) -> Vec<Problem> {
     let mut checker = Checker { config, tree, problems: Vec::new() };
+    if let Err((sentence, hint)) = crate::state::Rule::parse(&config.state) {
+        checker.report("state", sentence, hint);
+    }
     checker.variables();
     let mut repositories: Vec<&str> = Vec::new();
     for (name, image) in &config.images {

@@ -8,7 +8,6 @@ use crate::error::{Reason, Result};
 pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<()> {
     let config = &loaded.config;
     let mut found: Vec<String> = Vec::new();
-    found.extend((config.state != "auto").then(|| "state".to_owned()));
     found.extend((config.builder != "auto").then(|| "builder".to_owned()));
     found.extend((!config.trust.bots.is_empty()).then(|| "trust.bots".to_owned()));
     found.extend((!config.trust.directives.is_empty()).then(|| "trust.directives".to_owned()));

@@ -43,6 +43,29 @@ pub struct Section<'a> {
     pub text: &'a str,
     /// Whether a comment is made when there is none; otherwise only an old one is corrected.
     pub create: bool,
+    /// Which older section is left as it is.
+    pub keep: Keep<'a>,
+}
+
+/// Which older section is better than a new one.
+#[derive(Clone, Copy, Debug)]
+pub enum Keep<'a> {
+    /// None.
+    Nothing,
+    /// A success that contains this text.
+    Success(&'a str),
+    /// Every one.
+    Anything,
+}
+
+impl Keep<'_> {
+    fn keeps(self, said: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Success(text) => said.starts_with("\n### ✅") && said.contains(text),
+            Self::Anything => true,
+        }
+    }
 }
 
 struct Found {
@@ -55,6 +78,7 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
     let me = Author::of(github).await?;
     let mut result = Written::Unchanged;
     let mut created = false;
+    let mut lost = None;
     for _round in 0..ROUNDS {
         let mut own = list(github, pr, section.project, &me).await?;
         own.sort_by_key(|comment| comment.id);
@@ -63,12 +87,23 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
                 return Ok(result); // the list lags behind, or there is nothing to correct
             }
             let body = json!({"body": merge(&new_body(section.project), section)});
-            github.expect(Method::POST, &format!("/issues/{pr}/comments"), Some(&body), PERMISSION).await?;
-            (result, created) = (Written::Created, true);
+            match github.expect(Method::POST, &format!("/issues/{pr}/comments"), Some(&body), PERMISSION).await {
+                Ok(_answer) => (result, created) = (Written::Created, true),
+                Err(error) if error.lost => {
+                    (result, lost) = (Written::Created, Some(error)); // it may be there all the same
+                    github.pause().await;
+                }
+                Err(error) => return Err(error),
+            }
             continue; // look again: another run may have created one at the same moment
         };
+        let said = split_at_section(&first.body, &open(section.environment)).map(|(_, said, _)| said);
+        if own.len() == 1 && said.is_some_and(|said| section.keep.keeps(said)) {
+            return Ok(result);
+        }
         let wanted = own.iter().skip(1).fold(first.body.clone(), |body, other| adopt(&body, &other.body));
         let wanted = merge(&wanted, section);
+        lost = None;
         if wanted == first.body && own.len() == 1 {
             return Ok(result);
         }
@@ -90,7 +125,7 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
             }
         }
     }
-    Ok(result)
+    lost.map_or(Ok(result), Err)
 }
 
 /// Who this token writes as. Installation tokens (`github.token`) may not ask; they write as a bot.
@@ -157,11 +192,11 @@ fn merge(body: &str, section: &Section<'_>) -> String {
     let (open, close) = (open(section.environment), CLOSE);
     // The new section gets the room that the others leave, and never less than a useful piece.
     let others =
-        split_at_section(body, &open).map_or(body.chars().count(), |(before, after)| before.chars().count() + after.chars().count());
+        split_at_section(body, &open).map_or(body.chars().count(), |(before, _, after)| before.chars().count() + after.chars().count());
     let room = BODY_LIMIT.saturating_sub(others + 500).max(BODY_LIMIT / 4);
     let block = format!("{open}\n{}\n{close}\n", shorten(text.trim_end(), room));
     let merged = match split_at_section(body, &open) {
-        Some((before, after)) => format!("{before}{block}{after}"),
+        Some((before, _, after)) => format!("{before}{block}{after}"),
         None => format!("{body}{block}"),
     };
     if merged.chars().count() <= BODY_LIMIT {
@@ -189,10 +224,11 @@ fn adopt(body: &str, other: &str) -> String {
     merged
 }
 
-fn split_at_section<'a>(body: &'a str, open: &str) -> Option<(&'a str, &'a str)> {
+/// What stands before a section, in it, and after it.
+fn split_at_section<'a>(body: &'a str, open: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let (before, from) = body.split_once(open)?;
-    let (_old, after) = from.split_once(CLOSE)?;
-    Some((before, after.strip_prefix('\n').unwrap_or(after)))
+    let (said, after) = from.split_once(CLOSE)?;
+    Some((before, said, after.strip_prefix('\n').unwrap_or(after)))
 }
 
 /// Cuts the middle out of a long text, at line ends, and closes a code fence that was cut open.
@@ -231,7 +267,7 @@ mod tests {
     use super::*;
 
     fn section<'a>(environment: &'a str, text: &'a str) -> Section<'a> {
-        Section { project: "p", environment, text, create: true }
+        Section { project: "p", environment, text, create: true, keep: Keep::Nothing }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! octocrab's own retries are off: they repeat POSTs at once. <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>
 
-use super::DeploymentState;
 use crate::checkout::Ancestry;
 use crate::error::{Error, Reason, Result};
 use crate::event::Event;
@@ -12,7 +11,7 @@ use crate::tools::wait::{Backoff, Clock};
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use octocrab::service::middleware::retry::RetryConfig;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 const TRIES: u32 = 6;
@@ -27,7 +26,7 @@ pub struct GitHub {
     client: octocrab::Octocrab,
     repository: String,
     clock: Clock,
-    identity: std::sync::Arc<std::sync::OnceLock<String>>,
+    pub(super) identity: std::sync::Arc<std::sync::OnceLock<String>>,
 }
 
 /// An answer of the API.
@@ -51,7 +50,7 @@ impl Answer {
         self.body.pointer(pointer)?.as_str().map(str::to_owned)
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         self.text("/message").unwrap_or_else(|| format!("status {}", self.status))
     }
 
@@ -82,36 +81,6 @@ impl Answer {
 pub struct PullRequest {
     /// Its number.
     pub number: u64,
-}
-
-/// What a deployment record says.
-pub struct NewDeployment<'a> {
-    /// The commit.
-    pub sha: &'a str,
-    /// The environment's name on the forge.
-    pub environment: &'a str,
-    /// One sentence.
-    pub description: &'a str,
-    /// Whether it goes away with a pull request.
-    pub transient: bool,
-    /// Whether users see it.
-    pub production: bool,
-    /// Facts for later runs.
-    pub payload: Value,
-}
-
-/// A change of a deployment record.
-pub struct DeploymentStatus<'a> {
-    /// The record.
-    pub id: u64,
-    /// How it stands.
-    pub state: DeploymentState,
-    /// One sentence.
-    pub description: &'a str,
-    /// Where the log is.
-    pub log_url: Option<&'a str>,
-    /// Where it can be seen.
-    pub environment_url: Option<&'a str>,
 }
 
 impl GitHub {
@@ -165,7 +134,8 @@ impl GitHub {
             self.clock.sleep(pause).await;
         }
         let sentence = format!("GitHub did not answer {method} {route}: {last}");
-        Err(Error::new(Reason::ForgeFailed, sentence).hint("https://www.githubstatus.com shows incidents; running the job again is safe"))
+        let error = Error::new(Reason::ForgeFailed, sentence);
+        Err(Error { lost: true, ..error }.hint("https://www.githubstatus.com shows incidents; running the job again is safe"))
     }
 
     async fn once(&self, method: &Method, route: &str, body: Option<&Value>) -> std::result::Result<Answer, String> {
@@ -193,9 +163,41 @@ impl GitHub {
         )
     }
 
+    /// Does what must happen once although its answer may be lost: looks for the deed before doing it again.
+    pub(super) async fn once_only<T, A, F>(&self, act: impl Fn() -> A, find: impl Fn() -> F) -> Result<T>
+    where
+        A: Future<Output = Result<T>>,
+        F: Future<Output = Result<Option<T>>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(4));
+        let mut tries = 1;
+        loop {
+            match act().await {
+                Err(error) if error.lost && tries < 3 => {
+                    self.clock.sleep(backoff.pause()).await;
+                    if let Some(done) = find().await? {
+                        return Ok(done);
+                    }
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Waits on the forge's clock before something is looked at again.
+    pub(super) async fn pause(&self) {
+        self.clock.sleep(Duration::from_secs(1)).await;
+    }
+
     /// The answer when it is a success, else an error that says which permission is missing.
     pub async fn expect(&self, method: Method, path: &str, body: Option<&Value>, permission: &str) -> Result<Answer> {
         let answer = self.call(method.clone(), path, body).await?;
+        self.judge(answer, &method, path, permission)
+    }
+
+    /// A success, or what the answer says is wrong.
+    pub(super) fn judge(&self, answer: Answer, method: &Method, path: &str, permission: &str) -> Result<Answer> {
         match answer.status {
             200..=299 => Ok(answer),
             401 => Err(Self::refused(&answer)),
@@ -211,7 +213,7 @@ impl GitHub {
             }
             status => {
                 let sentence = format!("GitHub answers {status} to {method} {path} of {}: {}", self.repository, answer.message());
-                Err(Error::new(Reason::ForgeFailed, sentence))
+                Err(Error { lost: status >= 500, ..Error::new(Reason::ForgeFailed, sentence) })
             }
         }
     }
@@ -310,61 +312,9 @@ impl GitHub {
     pub fn identity(&self) -> Option<String> {
         self.identity.get().cloned()
     }
-
-    /// Records that a delivery begins; the id of the record.
-    pub async fn create_deployment(&self, new: &NewDeployment<'_>) -> Result<u64> {
-        let body = json!({
-            "ref": new.sha,
-            "task": super::DEPLOYMENT_TASK,
-            "auto_merge": false,
-            "required_contexts": [],
-            "environment": new.environment,
-            "description": cut(new.description, 140),
-            "transient_environment": new.transient,
-            "production_environment": new.production,
-            "payload": new.payload,
-        });
-        let answer = self.expect(Method::POST, "/deployments", Some(&body), "deployments: write").await?;
-        let id = answer.body.pointer("/id").and_then(Value::as_u64);
-        if let Some(login) = answer.text("/creator/login") {
-            let _known = self.identity.set(login);
-        }
-        id.filter(|_| answer.status == 201)
-            .ok_or_else(|| Error::new(Reason::ForgeFailed, format!("GitHub did not record the deployment: {}", answer.message())))
-    }
-
-    /// Changes how a deployment record stands.
-    pub async fn set_deployment(&self, status: &DeploymentStatus<'_>) -> Result<()> {
-        let mut body = json!({
-            "state": match status.state {
-                DeploymentState::InProgress => "in_progress",
-                DeploymentState::Success => "success",
-                DeploymentState::Failure => "failure",
-                DeploymentState::Error => "error",
-                DeploymentState::Inactive => "inactive",
-            },
-            "description": cut(status.description, 140),
-        });
-        for (name, value) in [("log_url", status.log_url), ("environment_url", status.environment_url)] {
-            if let (Some(value), Some(map)) = (value, body.as_object_mut()) {
-                map.insert(name.to_owned(), json!(value));
-            }
-        }
-        let path = format!("/deployments/{}/statuses", status.id);
-        self.expect(Method::POST, &path, Some(&body), "deployments: write").await.map(drop)
-    }
-
-    /// Our records of an environment, newest first.
-    pub async fn deployments(&self, environment: &str) -> Result<Vec<u64>> {
-        let task = encode(super::DEPLOYMENT_TASK);
-        let path = format!("/deployments?environment={}&task={task}&per_page=100", encode(environment));
-        let answer = self.expect(Method::GET, &path, None, "deployments: read").await?;
-        let records = answer.body.as_array().cloned().unwrap_or_default();
-        Ok(records.iter().filter_map(|record| record.pointer("/id")?.as_u64()).collect())
-    }
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 

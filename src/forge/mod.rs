@@ -9,7 +9,9 @@ use crate::tools::wait::Clock;
 use crate::vars::Vars;
 
 pub mod comments;
+pub mod deployments;
 pub mod github;
+pub mod refs;
 
 /// The task name of deployments that tidegate records, so that it never takes one for a request.
 pub const DEPLOYMENT_TASK: &str = "deploy:tidegate";
@@ -100,6 +102,14 @@ impl Forge {
     pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
         match self {
             Self::GitHub(github) => github.compare(base, head).await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// Whether this try of a run has ended, if the forge can say.
+    pub async fn run_ended(&self, id: &str, attempt: u32) -> Result<Option<bool>> {
+        match self {
+            Self::GitHub(github) => github.run_ended(id, attempt).await,
             Self::Absent { .. } => Ok(None),
         }
     }

@@ -1,3 +1,4 @@
 //! Conditions before the switch.
 
 pub mod drain;
+pub mod order;

@@ -19,7 +19,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         Some(("AmazonEC2ContainerRegistry_V20150921", action)) => ecr(&mut world, action, &asked.json()),
         Some(("AmazonSQS", action)) => sqs(&mut world, action, &region, &asked.json()),
         Some(_) => error(400, "UnknownOperationException", "unknown service"),
-        None => sts(asked),
+        None => sts(asked, world.session_seconds.unwrap_or(3600)),
     }
 }
 
@@ -206,9 +206,9 @@ pub fn query_action(asked: &Asked) -> Option<String> {
 }
 
 /// Roles are given to whoever asks.
-fn sts(asked: &Asked) -> Response {
+fn sts(asked: &Asked, seconds: i64) -> Response {
     let action = query_action(asked).unwrap_or_default();
-    let expires = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_hours(1)).unwrap_or_else(|_never| jiff::Timestamp::now());
+    let expires = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or_else(|_never| jiff::Timestamp::now());
     let credentials = format!(
         "<Credentials><AccessKeyId>ASIASANDBOX</AccessKeyId><SecretAccessKey>sandbox</SecretAccessKey>\
          <SessionToken>sandbox</SessionToken><Expiration>{expires}</Expiration></Credentials>"

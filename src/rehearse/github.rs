@@ -3,6 +3,7 @@
 use super::sandbox::{Asked, Shared, json_answer};
 use axum::response::Response;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 const TIME: &str = "2026-01-01T00:00:00Z";
@@ -11,7 +12,7 @@ const TIME: &str = "2026-01-01T00:00:00Z";
 static SHAPES: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("github_shapes.json")).unwrap_or_default());
 
 /// An example with our facts put over it.
-fn shape(name: &str, facts: &Value) -> Value {
+pub(super) fn shape(name: &str, facts: &Value) -> Value {
     let mut shape = SHAPES.get(name).cloned().unwrap_or_default();
     put_over(&mut shape, facts);
     shape
@@ -47,6 +48,16 @@ pub struct Forge {
     pub comments: Vec<Comment>,
     /// Deployments with their statuses.
     pub deployments: Vec<Deployment>,
+    /// Refs below refs/tidegate/ and their commits.
+    pub refs: BTreeMap<String, String>,
+    /// Messages of commits that were made through the API.
+    pub messages: BTreeMap<String, String>,
+    /// Runs: id, the latest try, and whether that has ended.
+    pub runs: BTreeMap<String, (u32, bool)>,
+    /// Whether a new ref is confirmed and forgotten.
+    pub forgets_refs: bool,
+    /// Whether a new deployment is confirmed and forgotten.
+    pub forgets_deployments: bool,
     /// Whether the token belongs to a person with this login; an installation token otherwise.
     pub person: Option<String>,
     next_id: u64,
@@ -63,6 +74,11 @@ impl Default for Forge {
             pulls: Vec::new(),
             comments: Vec::new(),
             deployments: Vec::new(),
+            refs: BTreeMap::new(),
+            messages: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            forgets_refs: false,
+            forgets_deployments: false,
             person: None,
             next_id: 1000,
         }
@@ -91,6 +107,8 @@ pub struct Deployment {
     pub request: Value,
     /// The states, oldest first.
     pub states: Vec<String>,
+    /// The statuses as they were sent, with their ids.
+    pub statuses: Vec<(u64, Value)>,
 }
 
 impl Forge {
@@ -109,7 +127,7 @@ impl Forge {
     /// The commit that a name stands for.
     fn commit(&self, name: &str) -> Option<String> {
         let bare = name.strip_prefix("heads/").unwrap_or(name);
-        if bare == self.default_branch {
+        if bare == self.default_branch || bare == "HEAD" {
             return self.history.last().cloned();
         }
         if let Some(tag) = name.strip_prefix("tags/") {
@@ -171,15 +189,17 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         (method, ["issues", number, "comments"]) => comments_of(forge, asked, method, number.parse().unwrap_or(0)),
         (method, ["issues", "comments", id]) => comment(forge, asked, method, id.parse().unwrap_or(0)),
         ("POST", ["deployments"]) => {
-            let deployment = Deployment { id: forge.id(), request: asked.json(), states: Vec::new() };
+            let deployment = Deployment { id: forge.id(), request: asked.json(), states: Vec::new(), statuses: Vec::new() };
             let answer = deployment_answer(forge, &deployment);
-            forge.deployments.push(deployment);
+            if !forge.forgets_deployments {
+                forge.deployments.push(deployment);
+            }
             json_answer(201, &answer)
         }
         ("GET", ["deployments"]) => {
             let wanted = asked.parameter("environment");
-            let environment = |deployment: &&Deployment| deployment.request.get("environment").and_then(Value::as_str) == wanted.as_deref();
-            let found = forge.deployments.iter().rev().filter(environment);
+            let place = |deployment: &Deployment| deployment.request.get("environment").and_then(Value::as_str).map(str::to_owned);
+            let found = forge.deployments.iter().rev().filter(|deployment| wanted.is_none() || place(deployment) == wanted);
             json_answer(200, &Value::Array(found.map(|deployment| deployment_answer(forge, deployment)).collect()))
         }
         ("POST", ["deployments", id, "statuses"]) => {
@@ -189,11 +209,28 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
             let new_id = forge.id();
             let answer = status_answer(forge, id, new_id, &body);
             match forge.deployments.iter_mut().find(|deployment| deployment.id == id) {
-                Some(deployment) => deployment.states.push(state),
+                Some(deployment) => {
+                    deployment.states.push(state);
+                    deployment.statuses.push((new_id, body));
+                }
                 None => return not_found(),
             }
             json_answer(201, &answer)
         }
+        ("GET", ["deployments", id, statuses]) if statuses.starts_with("statuses") => {
+            let id: u64 = id.parse().unwrap_or(0);
+            let Some(deployment) = forge.deployments.iter().find(|deployment| deployment.id == id) else { return not_found() };
+            let newest_first = deployment.statuses.iter().rev();
+            json_answer(200, &newest_first.map(|(status, body)| status_answer(forge, id, *status, body)).collect())
+        }
+        (method, ["git", part, rest @ ..]) => super::github_git::answer(forge, asked, method, (part, rest.first().copied())),
+        ("GET", ["actions", "runs", id]) => match forge.runs.get(*id) {
+            Some((attempt, ended)) => {
+                let status = if *ended { "completed" } else { "in_progress" };
+                json_answer(200, &shape("run", &json!({"id": id.parse().unwrap_or(0), "run_attempt": attempt, "status": status})))
+            }
+            None => not_found(),
+        },
         _other => not_found(),
     }
 }
@@ -205,7 +242,7 @@ fn percent_decode(path: &str) -> String {
         .unwrap_or_default()
 }
 
-fn not_found() -> Response {
+pub(super) fn not_found() -> Response {
     json_answer(404, &json!({"message": "Not Found", "documentation_url": "https://docs.github.com/rest", "status": "404"}))
 }
 

@@ -22,6 +22,8 @@ pub struct Cluster {
     version: u64,
     /// The last lines of every pod's log.
     pub log: String,
+    /// Every change of a template, in order: which lease it was made under, and the first container's image.
+    pub switches: Vec<(String, String)>,
     /// The image that workloads run before anything was deployed.
     pub first_image: String,
 }
@@ -271,13 +273,31 @@ fn patch(shared: &Arc<Shared>, asked: &Asked, (plural, namespace, name): (&str, 
     let mood = world.mood;
     let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
     let Some(mut object) = world.cluster.objects.get(&key).cloned() else { return status(404, "NotFound", "not found") };
-    if mood != ClusterMood::KeepsTemplate {
-        merge(&mut object, &asked.json());
+    let mut wanted = asked.json();
+    let version = wanted.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned);
+    if version.is_some() && version.as_deref() != object.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
+        return status(409, "Conflict", "the object has been modified; please apply your changes to the latest version and try again");
+    }
+    if wanted.get("spec").is_none() {
+        merge(&mut object, &wanted); // an annotation starts no rollout
+        world.cluster.put(plural, namespace, object.clone());
+        drop(world);
+        shared.changed.notify_waiters();
+        return json_answer(200, &object);
+    }
+    if mood == ClusterMood::KeepsTemplate {
+        wanted = json!({"metadata": wanted.get("metadata")});
+        merge(&mut object, &wanted);
+    } else {
+        merge(&mut object, &wanted);
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1) + 1;
         if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
             metadata.insert("generation".into(), json!(generation));
         }
     }
+    let text = |pointer: &str| wanted.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let switch = (text("/metadata/annotations/tidegate.dev~1lease"), text("/spec/template/spec/containers/0/image"));
+    world.cluster.switches.push(switch);
     world.cluster.put(plural, namespace, object.clone());
     drop(world);
     shared.changed.notify_waiters();

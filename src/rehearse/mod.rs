@@ -6,7 +6,7 @@ use crate::delivery::{self, Asked};
 use crate::error::{Error, Reason, Result};
 use crate::event::{FactFlags, is_full_sha};
 use crate::report::Report;
-use crate::run;
+use crate::run::{self, lease::DEFAULT_TIMEOUT};
 use crate::tools::console::{Console, Style};
 use crate::tools::wait::Clock;
 use crate::vars::Vars;
@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 pub mod aws;
 pub mod engine;
 pub mod github;
+pub mod github_git;
 pub mod kubernetes;
 pub mod registry;
 pub mod sandbox;
@@ -127,7 +128,7 @@ impl<'a> Stage<'a> {
         let vars = self.vars(&loaded.config, event, &path);
         let world = World { vars, console, clock: Clock::fast(SPEED), rehearsal: true, ..self.world.clone() };
         let config = Some(PathBuf::from(&loaded.file));
-        let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default() };
+        let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default(), lock_timeout: DEFAULT_TIMEOUT };
         let prepared = delivery::prepare(&world, &asked).await?;
         Ok(run::run(&world, &prepared).await)
     }

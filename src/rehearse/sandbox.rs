@@ -50,6 +50,8 @@ pub struct World {
     pub queues: BTreeMap<(String, String), VecDeque<[u64; 3]>>,
     /// Queues that answer "access denied".
     pub denied_queues: Vec<String>,
+    /// How long the sessions of roles last, in seconds; an hour when nothing is said.
+    pub session_seconds: Option<i64>,
     /// Labels of what the pretend engine built, by name:tag.
     pub built: BTreeMap<String, Value>,
     /// GitHub's side.
@@ -64,6 +66,14 @@ pub struct World {
     pub generous: bool,
     /// Answers to give instead: (text in "METHOD path", how often, status, headers, body).
     pub faults: Vec<Fault>,
+    /// Texts in "METHOD path": such requests wait until the text is taken out.
+    pub holds: Vec<String>,
+    /// The number of a request that never ends, and whether it takes effect all the same.
+    pub stop_at: Option<(usize, bool)>,
+    /// How many requests have come.
+    pub arrived: usize,
+    /// How many requests are being held or were stopped.
+    pub held: usize,
     /// Every request, as METHOD path → status.
     pub log: Vec<String>,
 }
@@ -98,6 +108,8 @@ pub struct Shared {
     world: Mutex<World>,
     /// Rung whenever an object in the cluster changes.
     pub changed: Notify,
+    /// Rung when holds were taken out.
+    pub opened: Notify,
 }
 
 impl Shared {
@@ -112,7 +124,7 @@ impl Sandbox {
     pub async fn start(world: World) -> std::io::Result<Self> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?.to_string();
-        let state = Arc::new(Shared { world: Mutex::new(world), changed: Notify::new() });
+        let state = Arc::new(Shared { world: Mutex::new(world), changed: Notify::new(), opened: Notify::new() });
         let app = axum::Router::new().fallback(serve).with_state(state.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         Ok(Self { state, address })
@@ -121,6 +133,12 @@ impl Sandbox {
     /// Looks at the state, or changes it.
     pub fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
         look(&mut self.state.world())
+    }
+
+    /// Lets every held request go on.
+    pub fn open(&self) {
+        self.state.world().holds.clear();
+        self.state.opened.notify_waiters();
     }
 
     /// The address of one of the parts: github, aws, kube.
@@ -148,6 +166,11 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let path = parts.uri.path().to_owned();
     let said = format!("{} {}", parts.method, parts.uri.path_and_query().map_or("", |path| path.as_str()));
     let body = axum::body::to_bytes(body, BODY_LIMIT).await.unwrap_or_default();
+    let stops = arrive(&shared);
+    if stops == Some(false) {
+        return for_ever(&shared).await;
+    }
+    held_back(&shared, &said).await;
     let fault = take_fault(&shared, &said);
     if let Some(fault) = fault.as_ref().filter(|fault| !fault.after_effect) {
         note(&shared, &said, fault.status);
@@ -172,9 +195,39 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let target =
         asked.headers.get("x-amz-target").and_then(|value| value.to_str().ok()).map(str::to_owned).or_else(|| aws::query_action(&asked));
     note(&shared, &target.map_or(said.clone(), |target| format!("{said} {target}")), response.status().as_u16());
+    if stops == Some(true) {
+        return for_ever(&shared).await;
+    }
     match fault {
         Some(fault) => answer_of(&fault),
         None => response,
+    }
+}
+
+/// Counts a request; whether it is the one that never ends, before or after its effect.
+fn arrive(shared: &Shared) -> Option<bool> {
+    let mut world = shared.world();
+    world.arrived += 1;
+    let arrived = world.arrived;
+    world.stop_at.filter(|(number, _)| *number == arrived).map(|(_, after)| after)
+}
+
+async fn for_ever(shared: &Shared) -> Response {
+    shared.world().held += 1;
+    std::future::pending().await
+}
+
+async fn held_back(shared: &Shared, said: &str) {
+    let is_held = |world: &World| world.holds.iter().any(|text| said.contains(text));
+    if is_held(&shared.world()) {
+        shared.world().held += 1;
+        loop {
+            let opened = shared.opened.notified();
+            if !is_held(&shared.world()) {
+                return;
+            }
+            opened.await;
+        }
     }
 }
 

@@ -53,6 +53,9 @@ pub struct Report {
     /// The forge's record.
     #[serde(skip)]
     pub deployment_id: Option<u64>,
+    /// All of it was done, and told, before.
+    #[serde(skip)]
+    pub repeats: bool,
 }
 
 /// An image of the report.
@@ -141,6 +144,7 @@ impl Report {
             commit: plan.commit.clone(),
             place: plan.display_environment.clone(),
             deployment_id: None,
+            repeats: false,
         }
     }
 
@@ -163,6 +167,7 @@ impl Report {
             commit: None,
             place: String::new(),
             deployment_id: None,
+            repeats: false,
         }
     }
 

@@ -18,9 +18,13 @@ impl Plan {
         for gate in &self.gates {
             lines.push(format!("  gate    {}  {}", gate.id, gate.detail));
         }
+        if let Some(lock) = &self.lock {
+            lines.push(format!("  lease   {}  holds back {}", lock.key, lock.scope));
+        }
         for step in self.steps.iter().filter(|step| matches!(step.work, Work::Kubernetes(_) | Work::RemovePreview)) {
             lines.push(format!("  target  {}", step.title));
         }
+        lines.extend(self.warnings.iter().map(|warning| format!("  warning {warning}")));
         lines
     }
 

@@ -16,14 +16,37 @@ enum Move {
     No(String),
 }
 
-/// Moves the image's aliases to this manifest where that is forward.
-pub async fn advance(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Result<()> {
-    let aliases: Vec<&String> = job.image.tags.iter().skip(1).collect();
-    if aliases.is_empty() {
-        return Ok(());
+/// Whether an alias has to be moved to this manifest. Changes nothing.
+pub async fn is_needed(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Result<bool> {
+    Ok(decide(job, store, manifest).await?.iter().any(|(_, decision)| matches!(decision, Move::Yes)))
+}
+
+/// Moves the image's aliases to this manifest where that is forward; what became of them in one line.
+pub async fn advance(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Result<String> {
+    let mut said = Vec::new();
+    for (alias, decision) in decide(job, store, manifest).await? {
+        said.push(match decision {
+            Move::Already => format!("{alias} is there already"),
+            Move::No(why) => format!("{alias} stays where it is: {why}"),
+            Move::Yes => match store.tag(manifest, alias).await {
+                Ok(()) => format!("{alias} → {}", job.image.build.version),
+                // The deploy does not need the alias: say it and go on.
+                Err(error) if error.reason == Reason::VersionConflict => {
+                    job.world.console.warning(&error.to_string());
+                    format!("{alias} stays where it is: it cannot be moved")
+                }
+                Err(error) => return Err(error),
+            },
+        });
     }
+    Ok(said.join("; "))
+}
+
+async fn decide<'a>(job: &Job<'a>, store: &Store, manifest: &Manifest) -> Result<Vec<(&'a String, Move)>> {
+    let aliases: Vec<&String> = job.image.tags.iter().skip(1).collect();
     let version = &job.image.build.version;
-    let released = if version.is_semver() { store.tags().await? } else { Vec::new() };
+    let released = if version.is_semver() && !aliases.is_empty() { store.tags().await? } else { Vec::new() };
+    let mut decided = Vec::new();
     for alias in aliases {
         let decision = match version.is_semver() {
             true => match by_version(version, alias, &released) {
@@ -37,18 +60,9 @@ pub async fn advance(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Resul
             },
             false => by_ancestry(job, store, manifest, alias).await?,
         };
-        match decision {
-            Move::Already => {}
-            Move::No(why) => job.world.console.line(&format!("  {alias} stays where it is: {why}")),
-            Move::Yes => match store.tag(manifest, alias).await {
-                Ok(()) => job.world.console.line(&format!("  {alias} → {version}")),
-                // The deploy does not need the alias: say it and go on.
-                Err(error) if error.reason == Reason::VersionConflict => job.world.console.warning(&error.to_string()),
-                Err(error) => return Err(error),
-            },
-        }
+        decided.push((alias, decision));
     }
-    Ok(())
+    Ok(decided)
 }
 
 fn by_version(version: &Version, alias: &str, released: &[String]) -> Move {

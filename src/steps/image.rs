@@ -1,6 +1,6 @@
 //! The image step: is it there? Can it be promoted? Only then is it built. An image is known by its recipe.
 
-use super::{aliases, engine};
+use super::engine;
 use crate::checkout::Checkout;
 use crate::config::{EnsureMode, EnsureRepository};
 use crate::error::{Error, Reason, Result};
@@ -27,7 +27,7 @@ pub enum How {
 }
 
 /// An image that is in its registry.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ready {
     /// The image.
     pub pushed: Pushed,
@@ -35,6 +35,10 @@ pub struct Ready {
     pub how: How,
     /// One sentence for the report.
     pub note: String,
+    /// Its manifest, for more tags.
+    pub manifest: Manifest,
+    /// Its registry, with the login that was used.
+    pub registry: Store,
 }
 
 /// What the step works on.
@@ -65,7 +69,17 @@ pub struct Recipe {
     pub hash: String,
 }
 
-/// Makes sure that the image is in its registry under its version, and moves its aliases.
+/// The image as it was delivered before, if the registry still has it under its version. Changes nothing.
+pub async fn known(job: &Job<'_>, digest: &str) -> Result<Option<Ready>> {
+    let store = Store::open(job.world, &job.image.build.repository, job.role.clone()).await?;
+    let version = job.image.build.version.as_str();
+    let Some(manifest) = store.manifest(version).await?.filter(|manifest| manifest.digest == digest) else { return Ok(None) };
+    let about = store.about(&manifest).await?;
+    let pushed = store.pushed(version, &manifest, &about);
+    Ok(Some(Ready { pushed, how: How::Reused, note: "delivered before".into(), manifest, registry: store }))
+}
+
+/// Makes sure that the image is in its registry under its version.
 pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
     let build = &job.image.build;
     let store = Store::open(job.world, &build.repository, job.role.clone()).await?;
@@ -82,12 +96,10 @@ pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
             },
         },
     };
-    let (ready, manifest) = match found {
-        Some(found) => found,
-        None => make(job, &store, &recipe).await?,
-    };
-    aliases::advance(job, &store, &manifest).await?;
-    Ok(ready)
+    match found {
+        Some(found) => Ok(found),
+        None => make(job, &store, &recipe).await,
+    }
 }
 
 async fn ensure_repository(job: &Job<'_>, store: &Store) -> Result<()> {
@@ -123,7 +135,7 @@ fn recipe(job: &Job<'_>) -> Result<Recipe> {
 }
 
 /// The version's tag exists: it must have been made from the same recipe. By hand a version is taken as it is.
-async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest, action: Action) -> Result<(Ready, Manifest)> {
+async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest, action: Action) -> Result<Ready> {
     let about = store.about(manifest).await?;
     match (action, about.labels.get(REVISION_LABEL), &job.image.build.commit) {
         // By hand a version is taken as it is, but not when its tag stands for another commit by now.
@@ -133,7 +145,7 @@ async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifes
     }
     let pushed = store.pushed(job.image.build.version.as_str(), manifest, &about);
     let note = "already in the registry; not built".to_owned();
-    Ok((Ready { pushed, how: How::Reused, note }, manifest.clone()))
+    Ok(Ready { pushed, how: How::Reused, note, manifest: manifest.clone(), registry: store.clone() })
 }
 
 fn same_recipe(job: &Job<'_>, recipe: &Recipe, manifest: &Manifest, about: &About) -> Result<()> {
@@ -166,7 +178,7 @@ fn head(hash: &str) -> String {
 }
 
 /// The image of the merge gets this version's tag: one manifest read, one write, no bytes moved.
-async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) -> Result<Option<(Ready, Manifest)>> {
+async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) -> Result<Option<Ready>> {
     let version = job.image.build.version.as_str();
     let (manifest, target) = store.promotion(source, version).await?;
     let Some(manifest) = manifest else {
@@ -184,7 +196,7 @@ async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) ->
         Some(digest) if digest == manifest.digest => {
             let pushed = store.pushed(version, &manifest, &about);
             let note = format!("same digest as {source}, promoted before");
-            return Ok(Some((Ready { pushed, how: How::Reused, note }, manifest)));
+            return Ok(Some(Ready { pushed, how: How::Reused, note, manifest, registry: store.clone() }));
         }
         Some(_other) => {
             let existing = store.manifest(version).await?;
@@ -201,11 +213,11 @@ async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) ->
     store.tag(&manifest, version).await?;
     let pushed = store.pushed(version, &manifest, &about);
     let note = format!("promoted from {source}: same digest, nothing built");
-    Ok(Some((Ready { pushed, how: How::Promoted, note }, manifest)))
+    Ok(Some(Ready { pushed, how: How::Promoted, note, manifest, registry: store.clone() }))
 }
 
 /// Builds, pushes, and reads back what the registry really holds.
-async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<(Ready, Manifest)> {
+async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Ready> {
     let build = &job.image.build;
     if build.commit.is_none() {
         let sentence = format!(
@@ -231,7 +243,7 @@ async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<(Ready, M
         );
     }
     let pushed = store.pushed(version, &manifest, &about);
-    Ok((Ready { pushed, how: How::Built, note: by }, manifest))
+    Ok(Ready { pushed, how: How::Built, note: by, manifest, registry: store.clone() })
 }
 
 /// What is built must be the commit that the version names.

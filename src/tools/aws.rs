@@ -90,6 +90,21 @@ async fn default_chain(region: &str) -> SharedCredentialsProvider {
     SharedCredentialsProvider::new(chain)
 }
 
+/// How long the credentials at hand last, and which they are; nothing when they renew themselves.
+/// `assumes`: whether a role is assumed with them.
+pub fn session(vars: &Vars, assumes: bool) -> Option<(Duration, &'static str)> {
+    const HOUR: Duration = Duration::from_secs(3600); // what STS gives when nobody asks for more
+    let mints = vars.get("ACTIONS_ID_TOKEN_REQUEST_URL").is_some() && vars.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN").is_some();
+    if mints && assumes {
+        return None; // GitHub gives a new identity token whenever it is asked
+    }
+    if vars.get("AWS_SESSION_TOKEN").is_some() {
+        return Some((HOUR, "the AWS session of this job (AWS_SESSION_TOKEN)"));
+    }
+    let fixed = vars.is_true("GITLAB_CI") && (vars.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() || vars.get("TIDEGATE_ID_TOKEN").is_some());
+    fixed.then_some((HOUR, "the AWS session of this job (its id token is fixed when the job starts)"))
+}
+
 async fn assume(vars: &Vars, config: SdkConfig, role: &str, region: &str) -> Result<SdkConfig> {
     let session = format!("tidegate-{}", vars.get("GITHUB_RUN_ID").unwrap_or("by-hand"));
     let endpoint = vars.get("AWS_ENDPOINT_URL_STS").or_else(|| vars.get("AWS_ENDPOINT_URL"));

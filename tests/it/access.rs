@@ -23,6 +23,41 @@ fn a_role_is_assumed_with_githubs_own_identity() {
     assert!(!ran.err.contains("runtime-token") && !ran.err.contains("sandbox.identity.token"));
 }
 
+/// A wait outlives the session: a new identity token is minted and the role assumed again, before the old one ends.
+#[test]
+fn credentials_outlive_a_wait() {
+    let mut world = World::new();
+    world.configure("aws: {region: us-west-2}", "aws: {region: us-west-2, role: \"arn:aws:iam::123456789012:role/ci\"}");
+    world.configure("tags: [latest]", "tags: [latest]\n    gates:\n      - drain: {queues: [jobs], quiet: 4s, timeout: 1m}");
+    world.commit("role");
+    let oidc = format!("{}?api-version=2.0", world.sandbox.url("oidc"));
+    world.var("ACTIONS_ID_TOKEN_REQUEST_URL", oidc).var("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "runtime-token");
+    world.without("AWS_ACCESS_KEY_ID").without("AWS_SECRET_ACCESS_KEY");
+    // Renewed two minutes before the end: this one lasts a second.
+    world.sandbox.with(|outside| outside.session_seconds = Some(121));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    let (minted, assumed) = (ran.count("GET /oidc"), ran.count("AssumeRoleWithWebIdentity"));
+    assert!(minted >= 3 && minted == assumed, "{minted} tokens, {assumed} sessions: one for images, and one a second for the queue");
+    let plan = world.run(&["plan"]);
+    assert!(!plan.err.contains("may end after"), "it renews itself: {}", plan.err);
+}
+
+/// Where credentials cannot be renewed, the plan says so before anything waits.
+#[test]
+fn a_session_that_a_wait_may_outlive_is_told_by_the_plan() {
+    let mut world = World::new();
+    world.configure("tags: [latest]", "tags: [latest]\n    gates:\n      - drain: {queues: [jobs], quiet: 2m, timeout: 2h}");
+    world.commit("drain");
+    world.pushed();
+    assert!(!world.run(&["plan"]).err.contains("may end after"), "keys do not end");
+    world.var("AWS_SESSION_TOKEN", "sessionsessionsession");
+    let plan = world.run(&["plan"]);
+    assert!(plan.err.contains("this run may wait 3h") && plan.err.contains("AWS_SESSION_TOKEN) may end after 1h"), "{}", plan.err);
+    let json: serde_json::Value = serde_json::from_str(&world.run(&["plan", "--format", "json"]).out).unwrap();
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 1, "{json}");
+}
+
 #[test]
 fn a_role_is_assumed_with_the_keys_at_hand() {
     let mut world = World::new();

@@ -23,7 +23,8 @@ fn a_terminated_drain_resumes_the_producers_and_ends_the_record() {
         assert_eq!(run.wait().unwrap().code(), Some(code), "{}", said.join("\n"));
     }
     assert_eq!(std::fs::read_to_string(world.path("producers.log")).unwrap(), "stop\nstart\nstop\nstart\n");
+    // What was said meanwhile: pausing, paused, resumed.
     let states = world.deployments();
-    assert_eq!(states[1..], [["in_progress", "error"], ["in_progress", "error"]]);
+    assert_eq!(states[1..], [["in_progress", "in_progress", "in_progress", "error"], ["in_progress", "in_progress", "in_progress", "error"]]);
     assert!(world.runs_on("production").contains(":old@"));
 }

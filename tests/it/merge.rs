@@ -59,11 +59,18 @@ fn latest_follows_new_commits_and_never_goes_back() {
     let latest = |world: &World| world.sandbox.with(|outside| outside.repositories["demo"].tags["latest"].clone());
     assert_ne!(first.outputs["digest"], second.outputs["digest"]);
     assert_eq!(latest(&world), second.outputs["digest"]);
-    // The old run again: its image must not take latest back.
+    // The old run again: it is superseded, and says by what; the newer one's comment stays.
     world.git(&["checkout", "--quiet", &old]);
     let again = world.pushed().run(&["run"]);
+    again.must(0, "order.superseded");
+    assert!(again.err.contains("is older than") && again.err.contains("run 77 (octocat) put that there: https://"), "{}", again.err);
+    assert_eq!((again.count("PATCH /kube"), again.count("PATCH /github"), latest(&world)), (0, 0, second.outputs["digest"].clone()));
+    // By hand it may go back, but latest does not follow.
+    let back = world.run(&["deploy", "dev", &old]);
+    back.must(0, "deploy.done");
+    assert!(back.err.contains("latest stays where it is") && back.err.contains("asked for by hand"), "{}", back.err);
     assert_eq!(latest(&world), second.outputs["digest"]);
-    assert!(again.err.contains("latest stays where it is"), "{}", again.err);
+    assert_eq!(world.runs_on("dev"), back.outputs["image"]);
 }
 
 #[test]
@@ -86,6 +93,6 @@ fn a_push_that_vanishes_fails() {
     let ran = world.pushed().run(&["run"]);
     ran.must(1, "push.failed");
     assert_eq!(ran.count("PATCH /kube"), 0);
-    assert_eq!(world.deployments(), [["in_progress", "failure"]]);
+    assert!(world.deployments().is_empty(), "nothing was about to be switched");
     assert!(world.comments()[0].contains("❌"), "a failure is told as well");
 }

@@ -110,7 +110,8 @@ fn a_backport_does_not_take_latest() {
     world.configure("    when: release\n", "    when: release\n    tags: [latest, \"1\", \"1.4\", \"2\"]\n");
     let sha = world.head();
     world.released("v1.5.0", &sha).run(&["run"]).must(0, "deploy.done");
-    let ran = world.released("v1.4.9", &sha).run(&["run"]);
+    world.released("v1.4.9", &sha).run(&["run"]).must(0, "order.superseded");
+    let ran = world.run(&["deploy", "staging", "1.4.9"]);
     ran.must(0, "deploy.done");
     assert!(ran.err.contains("latest stays where it is: 1.5.0 is released"), "{}", ran.err);
     assert!(ran.err.contains("1.4 → 1.4.9") && !ran.err.contains("2 →"), "{}", ran.err);

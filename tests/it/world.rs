@@ -45,6 +45,10 @@ pub struct World {
     runtime: tokio::runtime::Runtime,
     pub sandbox: Sandbox,
     pub folder: tempfile::TempDir,
+    /// Damages what the store holds, where that is not the pretend forge.
+    pub damage: Option<Box<dyn Fn()>>,
+    /// What has to live as long as the world: other programs.
+    pub beside: Vec<Box<dyn std::any::Any>>,
     vars: BTreeMap<String, String>,
 }
 
@@ -75,7 +79,7 @@ impl World {
         }
         let sandbox = runtime.block_on(Sandbox::start(outside)).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let mut world = Self { runtime, sandbox, folder, vars: BTreeMap::new() };
+        let mut world = Self { runtime, sandbox, folder, damage: None, beside: Vec::new(), vars: BTreeMap::new() };
         world.surround();
         world.write("tidegate.yml", CONFIG);
         world.write("Dockerfile", "FROM scratch\nCOPY app /app\n");
@@ -217,6 +221,42 @@ impl World {
         command
     }
 
+    /// A second checkout, on this commit: another runner's.
+    pub fn checkout(&self, sha: &str) -> PathBuf {
+        let folder = self.path(&format!(".checkout-{sha}"));
+        if !folder.exists() {
+            self.git(&["worktree", "add", "--quiet", "--detach", &folder.display().to_string(), sha]);
+        }
+        folder
+    }
+
+    /// A run of its own for a merge: its checkout, its run id, its event.
+    pub fn merge(&self, sha: &str, run: u32) -> Command {
+        let folder = self.checkout(sha);
+        let payload = json!({
+            "ref": "refs/heads/main", "before": "0".repeat(40), "after": sha, "created": false, "deleted": false, "forced": false,
+            "head_commit": {"id": sha}, "repository": repository(), "sender": {"login": "octocat"},
+        });
+        let event = self.path(&format!(".event-{run}.json"));
+        std::fs::write(&event, payload.to_string()).unwrap();
+        let mut command = self.command(&["run"]);
+        command.current_dir(folder).env("GITHUB_EVENT_NAME", "push").env("GITHUB_EVENT_PATH", event).env("GITHUB_SHA", sha);
+        command.env("GITHUB_REF", "refs/heads/main").env("GITHUB_RUN_ID", run.to_string());
+        command.env("GITHUB_OUTPUT", self.path(&format!(".outputs-{run}"))).env("GITHUB_STEP_SUMMARY", "/dev/null");
+        command
+    }
+
+    /// Waits until something is so; a test that hangs here fails after a minute.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut so: impl FnMut(&mut sandbox::World) -> bool) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !self.sandbox.with(&mut so) {
+            assert!(std::time::Instant::now() < deadline, "never happened: {what}");
+            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     pub fn start(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
@@ -247,6 +287,14 @@ impl World {
     /// The states of every deployment record.
     pub fn deployments(&self) -> Vec<Vec<String>> {
         self.sandbox.with(|outside| outside.github.deployments.iter().map(|deployment| deployment.states.clone()).collect())
+    }
+
+    /// Writes nonsense over every lease.
+    pub fn damage_leases(&self) {
+        match &self.damage {
+            Some(damage) => damage(),
+            None => self.sandbox.with(|outside| outside.github.messages.values_mut().for_each(|message| message.truncate(9))),
+        }
     }
 
     pub fn runs_on(&self, namespace: &str) -> String {

@@ -6,14 +6,14 @@ use serde_json::json;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-struct Prism {
+pub struct Prism {
     child: Child,
     log: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Prism {
     /// Starts on a free port in front of the sandbox, and waits until it listens.
-    fn before(world: &mut World) -> Self {
+    pub fn before(world: &mut World) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let description = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/github.openapi.json");
         let mut child = Command::new(part("TIDEGATE_REAL_PRISM"))
@@ -68,7 +68,9 @@ fn our_requests_and_the_sandboxs_answers_fit_githubs_description() {
     let merged = |payload: &mut serde_json::Value| payload["pull_request"]["merged"] = json!(true);
     passes(world.pull_request("closed", merged), &prism, &["run"], "preview.kept");
     let said = prism.said().join("\n");
-    for asked in ["/issues/12/comments", "/deployments", "/statuses", "/pulls", "/compare/"] {
+    let looked = world.run(&["status", "--format", "json"]);
+    assert_eq!(looked.code, 0, "{}", looked.err);
+    for asked in ["/issues/12/comments", "/deployments", "/statuses", "/pulls", "/compare/", "/git/refs", "/git/matching-refs", "/git/commits"] {
         assert!(said.contains(asked), "{asked} was never asked for:\n{said}");
     }
 }

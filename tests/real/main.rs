@@ -3,6 +3,8 @@
 //! `tests/run` starts the parts and says where they are; without that these tests fail by name rather than pass by luck.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, clippy::disallowed_methods, dead_code)]
 
+#[path = "../it/never_twice.rs"]
+mod never_twice;
 #[path = "../it/world.rs"]
 mod world;
 
@@ -10,3 +12,4 @@ mod github;
 mod image;
 mod parts;
 mod queues;
+mod state;

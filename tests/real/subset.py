@@ -9,16 +9,22 @@ import sys
 PATHS = [
     "/user",
     "/repos/{owner}/{repo}",
+    "/repos/{owner}/{repo}/actions/runs/{run_id}",
     "/repos/{owner}/{repo}/commits/{ref}",
     "/repos/{owner}/{repo}/commits/{commit_sha}/pulls",
     "/repos/{owner}/{repo}/compare/{basehead}",
     "/repos/{owner}/{repo}/deployments",
     "/repos/{owner}/{repo}/deployments/{deployment_id}/statuses",
+    "/repos/{owner}/{repo}/git/commits",
+    "/repos/{owner}/{repo}/git/commits/{commit_sha}",
+    "/repos/{owner}/{repo}/git/matching-refs/{ref}",
+    "/repos/{owner}/{repo}/git/refs",
+    "/repos/{owner}/{repo}/git/refs/{ref}",
     "/repos/{owner}/{repo}/issues/comments/{comment_id}",
     "/repos/{owner}/{repo}/issues/{issue_number}/comments",
     "/repos/{owner}/{repo}/pulls/{pull_number}",
 ]
-METHODS = {"/user": ["get"], "/repos/{owner}/{repo}": ["get"], "/repos/{owner}/{repo}/pulls/{pull_number}": ["get"]}
+METHODS = {"/user": ["get"], "/repos/{owner}/{repo}/actions/runs/{run_id}": ["get"], "/repos/{owner}/{repo}": ["get"], "/repos/{owner}/{repo}/pulls/{pull_number}": ["get"]}
 
 
 def references(value):

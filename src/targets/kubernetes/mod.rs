@@ -3,7 +3,7 @@
 use crate::error::{Error, Reason, Result, Verdict};
 use crate::plan::KubernetesWork;
 use crate::registry::Pushed;
-use crate::targets::Settled;
+use crate::targets::{Fence, Settled};
 use crate::world::World;
 use futures::stream::{FuturesUnordered, StreamExt};
 use kube::Client;
@@ -83,23 +83,40 @@ pub(crate) struct Cluster<'a> {
     pub image: &'a Pushed,
 }
 
-/// Deploys the image to every workload of the target, all at once, and proves that it runs.
-pub async fn deploy(world: &World, work: &KubernetesWork, image: &Pushed) -> Result<Settled> {
-    let started = world.clock.now();
+async fn reach<'a>(world: &'a World, work: &'a KubernetesWork, image: &'a Pushed) -> Result<Cluster<'a>> {
     let limit = CONNECT_LIMIT.min(work.target.timeout.0);
     let client = tokio::time::timeout(limit, connect::connect(world, work)).await.map_err(|_elapsed| {
         Error::new(Reason::TargetTimeout, format!("the cluster could not be reached within {}", humantime::format_duration(limit)))
             .hint("is a credential plugin of the kubeconfig waiting for something?")
     })??;
-    let cluster = Cluster { world, work, client, image };
+    Ok(Cluster { world, work, client, image })
+}
+
+/// The proof that everything runs the image already; nothing when something would have to be changed. Changes nothing.
+pub async fn runs(world: &World, work: &KubernetesWork, image: &Pushed) -> Result<Option<Settled>> {
+    let cluster = reach(world, work, image).await?;
+    let mut proofs = Vec::new();
+    for workload in &work.workloads {
+        let Some(change) = resource::Found::read(&cluster, workload).await?.unchanged(&cluster) else { return Ok(None) };
+        let Some(proof) = rollout::proof(&cluster, workload, &change).await? else { return Ok(None) };
+        proofs.push(proof);
+    }
+    proofs.sort();
+    Ok(Some(Settled { verdict: Verdict::Deployed, detail: proofs.join("; "), url: None }))
+}
+
+/// Deploys the image to every workload of the target, all at once, and proves that it runs.
+pub async fn deploy(world: &World, work: &KubernetesWork, image: &Pushed, fence: &Fence) -> Result<Settled> {
+    let started = world.clock.now();
+    let cluster = reach(world, work, image).await?;
     // Everything is looked at before anything is changed: a typo in the second workload must not half-deploy.
     let mut before = Vec::new();
     for workload in &work.workloads {
         before.push(resource::Found::read(&cluster, workload).await?);
     }
     let mut watched = Vec::new();
-    for found in &before {
-        let change = found.start(&cluster).await.map_err(|error| also_changed(error, &watched))?;
+    for found in &mut before {
+        let change = found.start(&cluster, fence).await.map_err(|error| also_changed(error, &watched))?;
         watched.push((found.workload.clone(), change));
     }
     // A rehearsal's clock runs fast, its pretend cluster does not: short limits would end what works.

@@ -3,6 +3,7 @@
 use super::{Cluster, Workload, WorkloadKind, failure};
 use crate::config::Restart;
 use crate::error::{Error, Reason, Result};
+use crate::targets::Fence;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
@@ -12,6 +13,10 @@ use std::collections::BTreeMap;
 /// kubectl's own annotation, so that both tools understand each other's restarts.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 const FIELD_MANAGER: &str = "tidegate";
+/// The lease under which a workload was last changed.
+const LEASE: &str = "tidegate.dev/lease";
+/// How often a patch is made anew because the workload changed since it was read.
+const CONFLICTS: usize = 8;
 
 /// A workload before the deploy.
 pub(crate) struct Found {
@@ -85,35 +90,75 @@ impl Found {
         Ok(Self { workload: workload.clone(), containers, object, known_events: known_events(cluster).await })
     }
 
+    /// Whether the image is set already.
+    fn is_same(&self, wanted: &str) -> bool {
+        self.containers.iter().all(|container| container.image == wanted)
+    }
+
+    /// What a deploy would follow if it had nothing to change; nothing when it would change something.
+    pub fn unchanged(&self, cluster: &Cluster<'_>) -> Option<Change> {
+        let still = cluster.work.target.restart == Restart::Never && self.is_same(&cluster.image.reference());
+        still.then(|| self.change(&self.object, true))
+    }
+
     /// Starts the rollout, if anything has to change. What the API confirms must be what was asked for.
-    pub async fn start(&self, cluster: &Cluster<'_>) -> Result<Change> {
+    pub async fn start(&mut self, cluster: &Cluster<'_>, fence: &Fence) -> Result<Change> {
         let wanted = cluster.image.reference();
-        let same = self.containers.iter().all(|container| container.image == wanted);
-        let restart = match cluster.work.target.restart {
-            Restart::Never => false,
-            Restart::WhenUnchanged => same,
-            Restart::Always => true,
-        };
-        if same && !restart {
-            return self.change(&self.object, false);
+        for _try in 0..CONFLICTS {
+            let restart = match cluster.work.target.restart {
+                Restart::Never => false,
+                Restart::WhenUnchanged => self.is_same(&wanted),
+                Restart::Always => true,
+            };
+            let held = self.object.metadata.annotations.as_ref().and_then(|all| all.get(LEASE)).cloned().unwrap_or_default();
+            if fence.is_behind(&held) {
+                return Err(Error::new(Reason::LockLost, format!("{} was changed under a later lease ({held}) than ours ({fence})", self.workload))
+                    .hint("another run deploys there; if the state was deleted on purpose, remove the annotation tidegate.dev/lease"));
+            }
+            let changes = !self.is_same(&wanted) || restart;
+            if !changes && held == fence.to_string() {
+                return Ok(self.change(&self.object, false));
+            }
+            match self.send(cluster, &self.patch(changes.then_some(wanted.as_str()), restart, fence)).await? {
+                Some(object) if changes => return self.confirmed(&object, &wanted),
+                Some(object) => return Ok(self.change(&object, false)),
+                None => *self = Self { known_events: std::mem::take(&mut self.known_events), ..Self::read(cluster, &self.workload).await? },
+            }
         }
+        let sentence = format!("{} in {} keeps changing while it is changed", self.workload, cluster.work.namespace);
+        Err(Error::new(Reason::TargetFailed, sentence).hint("does an operator or another tool write to it all the time?"))
+    }
+
+    /// Nothing when the workload is not any more what was read.
+    async fn send(&self, cluster: &Cluster<'_>, patch: &Value) -> Result<Option<DynamicObject>> {
         let what = format!("{} in {} cannot be changed", self.workload, cluster.work.namespace);
-        let patch = self.patch(&wanted, restart);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let api = api(cluster, self.workload.kind);
-        let object = cluster.bounded(api.patch(&self.workload.name, &params, &Patch::Strategic(&patch)), &what).await?;
+        let sent = async {
+            match api.patch(&self.workload.name, &params, &Patch::Strategic(patch)).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+                answer => answer.map(Some),
+            }
+        };
+        cluster.bounded(sent, &what).await
+    }
+
+    fn confirmed(&self, object: &DynamicObject, wanted: &str) -> Result<Change> {
         for container in &self.containers {
-            let image = containers_of(&object, container.list).find(|(name, _)| *name == container.name).map(|(_, image)| image.to_owned());
-            if image.as_deref() != Some(wanted.as_str()) {
+            let image = containers_of(object, container.list).find(|(name, _)| *name == container.name).map(|(_, image)| image.to_owned());
+            if image.as_deref() != Some(wanted) {
                 let there = image.unwrap_or_else(|| "nothing".into());
                 let sentence = format!("{} was to run {wanted} in {} but the cluster kept {there}", self.workload, container.name);
                 return Err(Error::new(Reason::TargetWrongDigest, sentence).hint("an admission webhook or an operator may own this image"));
             }
         }
-        self.change(&object, true)
+        Ok(self.change(object, true))
     }
 
-    fn patch(&self, wanted: &str, restart: bool) -> Value {
+    /// The image where it changes, and under which lease; taken only if the workload is still what was read.
+    fn patch(&self, image: Option<&str>, restart: bool, fence: &Fence) -> Value {
+        let metadata = json!({"resourceVersion": self.object.metadata.resource_version, "annotations": {LEASE: fence.to_string()}});
+        let Some(wanted) = image else { return json!({"metadata": metadata}) };
         let mut spec = Map::new();
         for list in ["containers", "initContainers"] {
             let named = self.containers.iter().filter(|container| container.list == list);
@@ -127,17 +172,17 @@ impl Found {
             let now = jiff::Timestamp::now().to_string();
             template.insert("metadata".into(), json!({"annotations": {RESTARTED_AT: now}}));
         }
-        json!({"spec": {"template": template}})
+        json!({"metadata": metadata, "spec": {"template": template}})
     }
 
-    fn change(&self, object: &DynamicObject, changed: bool) -> Result<Change> {
-        Ok(Change {
+    fn change(&self, object: &DynamicObject, changed: bool) -> Change {
+        Change {
             generation: object.metadata.generation.unwrap_or_default(),
             changed,
             containers: self.containers.clone(),
             selector: selector(object),
             known_events: self.known_events.clone(),
-        })
+        }
     }
 }
 

@@ -207,6 +207,18 @@ async fn verify(cluster: &Cluster<'_>, workload: &Workload, change: &Change, dea
     }
 }
 
+/// One look: whether the rollout is done and the pods run the image.
+pub(crate) async fn proof(cluster: &Cluster<'_>, workload: &Workload, change: &Change) -> Result<Option<String>> {
+    let object = cluster.bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
+    if progress(workload.kind, change.generation, &object) != Progress::Done {
+        return Ok(None);
+    }
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
+    let params = ListParams::default().labels(&change.selector);
+    let listed = cluster.bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
+    Ok(identify(cluster, workload, change, &listed.items, wanted_pods(workload.kind, &object)).ok())
+}
+
 fn wanted_pods(kind: WorkloadKind, object: &DynamicObject) -> usize {
     let number = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_i64);
     let count = match kind {

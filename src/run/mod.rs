@@ -4,26 +4,30 @@ use crate::config::OnPartial;
 use crate::context::Outcome;
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
-use crate::gates::drain::Drain;
-use crate::plan::{DrainWork, KubernetesWork, Plan, Step, Work};
+use crate::plan::{KubernetesWork, Plan, Step, Work};
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
+use crate::state::records::{Did, RecordedImage};
+use crate::steps::aliases;
 use crate::steps::image::{self, How, Job, Ready};
 use crate::targets::{Settled, kubernetes};
-use crate::tools::process;
 use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
 use futures::FutureExt;
+use tokio::sync::OnceCell;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long a pause or resume command may take.
-const HOOK_LIMIT: Duration = Duration::from_secs(300);
-/// The same when the run was cancelled: the CI system kills us soon.
-const HOOK_LIMIT_CANCELLED: Duration = Duration::from_secs(2);
+mod early;
+pub mod lease;
+pub mod ledger;
+mod waits;
+
+use ledger::Ledger;
+
 /// How long cancelled steps may take to stop by themselves.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
 /// How long the telling of the beginning may outlast the work.
@@ -48,14 +52,16 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
     }
     let started = Instant::now();
     let (begun, finished) = (teller.begin(plan, &prepared.event), Cancel::new());
-    let runner = Runner::new(world, prepared);
+    let ledger = Ledger::new(world, prepared);
+    let runner = Runner { world, prepared, ledger: &ledger, images: Mutex::default(), waits: Mutex::default(), ready: OnceCell::new() };
     let carried = async {
         let outcome = runner.carry_out(&mut report).await;
+        conclude(&mut report, plan, outcome);
+        ledger.end(report.verdict, &report.headline()).await;
+        report.deployment_id = ledger.deployment().await.or(report.deployment_id);
         finished.cancel();
-        outcome
     };
-    let ((), outcome) = tokio::join!(while_useful(world, &finished, begun), carried);
-    conclude(&mut report, plan, outcome);
+    let ((), ()) = tokio::join!(while_useful(world, &finished, begun), carried);
     teller.end(&mut report).await;
     print(world, &report, started.elapsed());
     (report, teller.pull_request())
@@ -89,7 +95,7 @@ fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
             report.verdict = Verdict::of(&error);
             report.reason = error.reason;
             report.sentence.clone_from(&error.sentence);
-            report.error = Some(error);
+            report.error = Some(error).filter(|error| error.reason.exit_code() != 0);
         }
     }
 }
@@ -107,27 +113,32 @@ fn print(world: &World, report: &Report, elapsed: Duration) {
 struct Runner<'a> {
     world: &'a World,
     prepared: &'a Prepared,
+    /// The lease and the record.
+    ledger: &'a Ledger<'a>,
     /// Images that are in their registries, by key.
     images: Mutex<BTreeMap<String, Ready>>,
-    /// Whether producers were paused, by step id: they are resumed whatever happens.
-    paused: Mutex<BTreeSet<String>>,
-    /// Whether the queues were looked at right before the switch.
-    rechecked: tokio::sync::OnceCell<Result<()>>,
-    /// When each drain's waiting ends; `None` once it has timed out with `on-timeout: warn`.
-    deadlines: Mutex<BTreeMap<String, Option<Duration>>>,
+    /// What gates remember.
+    waits: Mutex<waits::Waits>,
+    /// Whether everything was as it must be right before the switch.
+    ready: OnceCell<Result<()>>,
 }
 
-impl<'a> Runner<'a> {
-    fn new(world: &'a World, prepared: &'a Prepared) -> Self {
-        let rechecked = tokio::sync::OnceCell::new();
-        Self { world, prepared, images: Mutex::default(), paused: Mutex::default(), rechecked, deadlines: Mutex::default() }
-    }
-
+impl Runner<'_> {
     async fn carry_out(&self, report: &mut Report) -> Result<()> {
+        let early = tokio::select! {
+            early = self.early(report) => early,
+            () = self.world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, "the run was cancelled before anything was done")),
+        };
+        if early? {
+            return Ok(()); // all of it was done before
+        }
         let outcome = self.graph(report).await;
         self.note_unfinished(report, &outcome);
         let order = |image: &ReportedImage| self.prepared.plan.images.iter().position(|planned| planned.name == image.name);
         report.images.sort_by_key(order); // as declared, not as they ended
+        if outcome.as_ref().is_err_and(|error| error.reason == Reason::LockLost && error.gone) {
+            return outcome; // who has the lease now starts again what we stopped
+        }
         let resumed = self.resume().await;
         if let (Err(_), Err(error)) = (&outcome, &resumed) {
             self.world.console.warning(&error.to_string());
@@ -198,6 +209,7 @@ impl<'a> Runner<'a> {
                 let told = stopped.ok().flatten().and_then(|(_, _, answer)| answer.err()).filter(|error| error.reason == Reason::Cancelled);
                 Err(told.unwrap_or_else(|| Error::new(Reason::Cancelled, "the run was cancelled")))
             }
+            lost = self.ledger.lost() => Err(lost),
             next = running.next() => Ok(next),
         }
     }
@@ -205,23 +217,30 @@ impl<'a> Runner<'a> {
     async fn timed<'s>(&'s self, step: &'s Step) -> (&'s Step, Duration, Result<Answer>) {
         let started = Instant::now();
         let answer = match &step.work {
+            Work::Lock => self.lock().await,
             Work::Image(index) => self.image(*index).await,
+            Work::Tags(index) => self.tags(*index).await,
+            Work::Record => self.record_delivery().await,
             Work::Drain(work) => self.drain(&step.id, work).await,
-            Work::Kubernetes(work) => self.kubernetes(work).await,
-            Work::RemovePreview => {
-                Ok(Answer::Note("its workloads were not made by tidegate and keep running; its records are closed".into()))
-            }
+            Work::Kubernetes(work) => self.kubernetes(&step.id, work).await,
+            Work::RemovePreview => self.remove_preview().await,
         };
         (step, started.elapsed(), answer)
     }
 
-    async fn image(&self, index: usize) -> Result<Answer> {
+    async fn lock(&self) -> Result<Answer> {
+        self.inherit(self.ledger.lock().await?);
+        Ok(Answer::Note(format!("lease {} of {}", self.ledger.fence()?.number, self.prepared.key)))
+    }
+
+    /// A job for the image with this index.
+    fn job(&self, index: usize) -> Result<Job<'_>> {
         let plan = &self.prepared.plan;
         let planned = plan.images.get(index).ok_or_else(|| Error::new(Reason::Internal, "a step for an image that is not in the plan"))?;
         let config = &self.prepared.loaded.config;
         let rules = plan.environment.as_ref().and_then(|name| config.environments.get(name));
         let role = rules.and_then(|rules| rules.aws.role.clone()).or_else(|| config.aws.role.clone());
-        let job = Job {
+        Ok(Job {
             world: self.world,
             folder: &self.prepared.loaded.folder,
             image: planned,
@@ -229,87 +248,57 @@ impl<'a> Runner<'a> {
             role,
             forced: self.prepared.event.more.forced,
             alone: plan.images.len() == 1,
-        };
-        Ok(Answer::Image(planned.name.clone(), image::ensure(&job).await?))
+        })
     }
 
-    async fn drain(&self, id: &str, work: &DrainWork) -> Result<Answer> {
-        let drain = Drain::open(self.world, work).await?;
-        if let Some(command) = &work.pause {
-            if let Ok(mut paused) = self.paused.lock() {
-                paused.insert(id.to_owned()); // noted before it runs: a half-done pause is resumed as well
-            }
-            self.hook("pause", command, HOOK_LIMIT).await?;
-        }
-        let quiet = drain.wait().await?;
-        if quiet.timed_out {
-            self.world.console.warning(&quiet.sentence);
-        }
-        if let Ok(mut deadlines) = self.deadlines.lock() {
-            deadlines.insert(id.to_owned(), Some(drain.deadline()).filter(|_| !quiet.timed_out));
-        }
-        Ok(Answer::Note(quiet.sentence))
+    async fn image(&self, index: usize) -> Result<Answer> {
+        let job = self.job(index)?;
+        Ok(Answer::Image(job.image.name.clone(), image::ensure(&job).await?))
     }
 
-    async fn hook(&self, what: &str, command: &[String], limit: Duration) -> Result<()> {
-        if self.world.rehearsal {
-            self.world.console.line(&format!("  {what}: would run {}", command.join(" ")));
-            return Ok(());
+    /// The image that a step made ready.
+    fn made(&self, name: &str) -> Result<Ready> {
+        let ready = self.images.lock().ok().and_then(|images| images.get(name).cloned());
+        ready.ok_or_else(|| Error::new(Reason::Internal, format!("the image {name} is not there yet")))
+    }
+
+    /// Aliases move under the lease: two runs must not overtake each other between looking and writing.
+    async fn tags(&self, index: usize) -> Result<Answer> {
+        let job = self.job(index)?;
+        let ready = self.made(&job.image.name)?;
+        if self.prepared.plan.steps.iter().all(|step| !matches!(step.work, Work::Lock))
+            && aliases::is_needed(&job, &ready.registry, &ready.manifest).await?
+        {
+            self.ledger.lock().await?;
         }
-        self.world.console.line(&format!("  {what}: {}", command.join(" ")));
-        let console = &self.world.console;
-        let result = process::run(command, &self.prepared.loaded.folder, limit, &|line| console.relay(what, line)).await;
-        result.map_err(|error| Error { sentence: format!("{what}: {}", error.sentence), ..error })
+        aliases::advance(&job, &ready.registry, &ready.manifest).await.map(Answer::Note)
     }
 
-    /// Producers that were paused are started again, also after a failure or a cancel.
-    async fn resume(&self) -> Result<()> {
-        let paused = self.paused.lock().map(|paused| paused.clone()).unwrap_or_default();
-        let mut result = Ok(());
-        for step in &self.prepared.plan.steps {
-            let Work::Drain(DrainWork { resume: Some(command), .. }) = &step.work else { continue };
-            if paused.contains(&step.id) {
-                let resumed = tokio::select! {
-                    resumed = self.hook("resume", command, HOOK_LIMIT) => resumed,
-                    () = self.world.cancelled_for(HOOK_LIMIT_CANCELLED) => Err(Error::new(Reason::HookFailed, "resume: did not end in time after the cancel")),
-                };
-                result = result.and(resumed.map_err(|error| error.hint("the producers may still be stopped: start them by hand")));
-            }
+    async fn record_delivery(&self) -> Result<Answer> {
+        let mut images = Vec::new();
+        for planned in &self.prepared.plan.images {
+            let pushed = self.made(&planned.name)?.pushed;
+            images.push(RecordedImage { name: planned.name.clone(), r#ref: pushed.reference(), digest: pushed.digest });
         }
-        result
+        self.ledger.begin(images).await.map(Answer::Note)
     }
 
-    async fn kubernetes(&self, work: &KubernetesWork) -> Result<Answer> {
-        self.rechecked.get_or_init(|| self.recheck()).await.clone()?; // a no is a no for every target
-        let ready = self.images.lock().ok().and_then(|images| images.get(&work.image).cloned());
-        let ready = ready.ok_or_else(|| Error::new(Reason::Internal, format!("the image {} is not there yet", work.image)))?;
-        Ok(Answer::Target(kubernetes::deploy(self.world, work, &ready.pushed).await?))
+    async fn remove_preview(&self) -> Result<Answer> {
+        self.ledger.close().await?;
+        Ok(Answer::Note("its workloads were not made by tidegate and keep running; its records are closed".into()))
     }
 
-    /// Right before the switch: whatever came into the queues since they were quiet is waited for.
-    async fn recheck(&self) -> Result<()> {
-        // While one gate was waited for, another may have got messages: until one pass finds all quiet.
-        while self.recheck_all().await? {}
-        Ok(())
+    async fn kubernetes(&self, id: &str, work: &KubernetesWork) -> Result<Answer> {
+        self.ready.get_or_init(|| self.ready()).await.clone()?; // a no is a no for every target
+        let image = self.made(&work.image)?.pushed;
+        self.ledger.note(id, Did::Switching).await?;
+        Ok(Answer::Target(kubernetes::deploy(self.world, work, &image, &self.ledger.fence()?).await?))
     }
 
-    /// One pass over all gates; whether any of them had to be waited for.
-    async fn recheck_all(&self) -> Result<bool> {
-        let mut waited = false;
-        for step in &self.prepared.plan.steps {
-            if let Work::Drain(work) = &step.work {
-                let deadline = self.deadlines.lock().ok().and_then(|deadlines| deadlines.get(&step.id).copied()).flatten();
-                let Some(deadline) = deadline else { continue }; // let through by `on-timeout: warn`: not waited for twice
-                // A message that comes late gets at least one more quiet time to pass.
-                let deadline = deadline.max(self.world.clock.now().saturating_add(work.quiet.saturating_mul(2)));
-                let quiet = Drain::open(self.world, work).await?.until(deadline).recheck().await?;
-                if quiet.timed_out {
-                    self.world.console.warning(&quiet.sentence);
-                }
-                waited |= quiet.waited && !quiet.timed_out;
-            }
-        }
-        Ok(waited)
+    /// Right before the switch: the queues are quiet, the lease is ours, nothing newer runs.
+    async fn ready(&self) -> Result<()> {
+        self.recheck().await?;
+        self.ledger.confirm().await
     }
 
     /// Writes a step's end into report and log. Returns the error of a failed step.

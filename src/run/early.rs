@@ -1,0 +1,93 @@
+//! What can be said before anything is done: it was done before, something newer runs, or the store protects nothing.
+
+use super::Runner;
+use crate::config::{When, WhenEvent};
+use crate::context::Outcome;
+use crate::error::{Error, Reason, Result, Verdict};
+use crate::gates::order;
+use crate::plan::Work;
+use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome};
+use crate::state::{self, Kind};
+use crate::state::records::Record;
+use crate::steps::image;
+use crate::targets::kubernetes;
+use std::collections::BTreeMap;
+
+impl Runner<'_> {
+    /// Whether there is nothing left to do. Reads only.
+    pub(super) async fn early(&self, report: &mut Report) -> Result<bool> {
+        self.scope()?;
+        let plan = &self.prepared.plan;
+        if plan.steps.iter().all(|step| !matches!(step.work, Work::Lock)) {
+            return Ok(false); // nothing is deployed, so there are no records
+        }
+        let history = self.prepared.store.history(&self.prepared.key).await?;
+        if plan.outcome == Outcome::Remove {
+            let closed = !history.iter().any(super::ledger::is_open);
+            if closed {
+                self.ledger.clear().await?;
+                report.steps.push(done_before("remove", "nothing of it is open"));
+            }
+            return Ok(closed);
+        }
+        if let Some(newest) = history.first()
+            && self.is_this(newest)
+            && self.still_runs(newest, report).await?
+        {
+            self.ledger.clear().await?;
+            return Ok(true);
+        }
+        order::judge(self.prepared, &history).await.map(|_notice| false)
+    }
+
+    /// On a runner that is thrown away, a file holds nobody back: good enough for some places, not for those that people guard.
+    fn scope(&self) -> Result<()> {
+        let Some(lock) = &self.prepared.plan.lock else { return Ok(()) };
+        let config = &self.prepared.loaded.config;
+        let rules = self.prepared.plan.environment.as_ref().and_then(|name| config.environments.get(name));
+        let guarded = rules.is_some_and(|rules| rules.when.as_slice().iter().any(|when| matches!(when, When::Event(WhenEvent::Manual))));
+        if guarded && lock.store == Kind::File && state::is_ci(&self.world.vars) {
+            let sentence = format!("{} is deployed by hand, and its lease would be a file on this runner, which holds back no other run", lock.key);
+            return Err(Error::new(Reason::LockScope, sentence).hint("write `state: auto` (the forge), s3://bucket/prefix or redis://host"));
+        }
+        Ok(())
+    }
+
+    /// The newest delivery was this very one, and it ended well.
+    fn is_this(&self, newest: &Record) -> bool {
+        newest.is_deployed() && newest.plan == self.prepared.plan.hash && newest.commit == self.prepared.plan.commit
+    }
+
+    /// Records may be wrong: the registry must still have the images, and every target must still run them.
+    async fn still_runs(&self, newest: &Record, report: &mut Report) -> Result<bool> {
+        let mut images = BTreeMap::new();
+        for (index, planned) in self.prepared.plan.images.iter().enumerate() {
+            let Some(recorded) = newest.images.iter().find(|image| image.name == planned.name) else { return Ok(false) };
+            let Some(ready) = image::known(&self.job(index)?, &recorded.digest).await? else { return Ok(false) };
+            images.insert(planned.name.clone(), ready.pushed);
+        }
+        let mut targets = Vec::new();
+        for step in &self.prepared.plan.steps {
+            let Work::Kubernetes(work) = &step.work else { continue };
+            let Some(image) = images.get(&work.image) else { return Ok(false) };
+            // Whatever keeps us from looking is met again, and told, by the deploy itself.
+            let Ok(Some(settled)) = kubernetes::runs(self.world, work, image).await else { return Ok(false) };
+            targets.push(ReportedTarget { id: step.id.clone(), verdict: Verdict::Deployed, detail: settled.detail, url: settled.url });
+        }
+        report.images.extend(images.iter().map(|(name, pushed)| ReportedImage::of(name, pushed, "reused")));
+        let by = newest.run.as_ref().map_or(newest.who.clone(), |run| format!("run {}", run.id));
+        for target in &targets {
+            let note = format!("{}; delivered before by {by}", target.detail);
+            self.world.console.good(&format!("{:<20} {:>8}  {note}", target.id, ""));
+            report.steps.push(done_before(&target.id, &note));
+        }
+        report.targets = targets;
+        report.repeats = true;
+        report.deployment_id = newest.deployment;
+        Ok(true)
+    }
+}
+
+fn done_before(id: &str, note: &str) -> ReportedStep {
+    ReportedStep { id: id.to_owned(), outcome: StepOutcome::Done, seconds: 0.0, note: note.to_owned() }
+}

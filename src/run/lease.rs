@@ -1,0 +1,630 @@
+//! The lease of an environment: one run at a time, visible to those who wait, and gone when its holder is.
+//!
+//! Every lease has a number, its fence. Taking one means creating the object `lease-NUMBER+1`, which a store does for one
+//! run only; the highest number holds. Its holder rewrites it every few seconds. Who waits measures with the own monotonic
+//! clock, or with the store's, whether it still changes; no machine's time of day decides anything.
+
+use crate::error::{Error, Reason, Result};
+use crate::forge::Forge;
+use crate::report::outputs::random;
+use crate::state::{Entry, Key, Kind, Store, unreadable};
+use crate::tools::wait::{Cancel, Clock, spoken};
+use crate::world::World;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// How long a lease lives without a sign of its holder.
+const EXPIRY: Duration = Duration::from_secs(60);
+/// How long a run waits for its turn.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a lease that was taken by hand holds.
+pub const BY_HAND: Duration = Duration::from_secs(3600);
+/// How long a run whose lease is gone looks for who has it.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+/// A sign of life changes the object; so many different ones follow each other.
+const SIGNS: u32 = 4;
+
+/// Who holds a lease, or waits for one.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Holder {
+    /// A login or user name.
+    pub who: String,
+    /// What for.
+    pub doing: String,
+    /// The CI run.
+    pub run: Option<RunRef>,
+    /// The process, where it can be looked for.
+    pub process: Option<Process>,
+}
+
+/// A CI run.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct RunRef {
+    /// The repository it belongs to.
+    pub repository: Option<String>,
+    /// The CI system's id.
+    pub id: String,
+    /// 1 for the first try.
+    pub attempt: u32,
+    /// Its log.
+    pub url: Option<String>,
+}
+
+/// A process of this or another machine.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Process {
+    host: String,
+    space: String,
+    id: u32,
+}
+
+impl Process {
+    /// This process; nothing off Linux, where it could not be looked for.
+    pub fn own() -> Option<Self> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let space = std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned();
+        Some(Self { host, space, id: std::process::id() })
+    }
+
+    /// Whether it is certain that it runs no more: same machine, same process numbers, no such process.
+    fn is_gone(&self) -> bool {
+        let here = Self::own().is_some_and(|own| own.host == self.host && own.space == self.space);
+        here && !std::path::Path::new(&format!("/proc/{}", self.id)).exists()
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.run {
+            Some(run) if run.attempt > 1 => write!(f, "run {} attempt {} ({}, {})", run.id, run.attempt, self.who, self.doing),
+            Some(run) => write!(f, "run {} ({}, {})", run.id, self.who, self.doing),
+            None => write!(f, "{} ({})", self.who, self.doing),
+        }
+    }
+}
+
+/// A lease as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sheet {
+    schema: u32,
+    /// Its number.
+    pub fence: u64,
+    nonce: String,
+    /// Nobody when it was released.
+    pub holder: Option<Holder>,
+    /// When it was taken, by the holder's clock: for people only.
+    pub since: String,
+    /// How long it lives without a sign of its holder, in seconds.
+    pub seconds: u64,
+    sign: u32,
+    /// Why it was taken by hand.
+    pub reason: Option<String>,
+}
+
+impl Sheet {
+    fn new(fence: u64, holder: Holder, seconds: u64) -> Self {
+        let since = jiff::Timestamp::now().to_string();
+        Self { schema: 1, fence, nonce: random(), holder: Some(holder), since, seconds, sign: 0, reason: None }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// How long ago it was taken, as far as the clocks agree.
+    pub fn age(&self) -> Duration {
+        let since: Option<jiff::Timestamp> = self.since.parse().ok();
+        let age = since.map(|since| jiff::Timestamp::now().duration_since(since).as_secs()).unwrap_or_default();
+        Duration::from_secs(u64::try_from(age).unwrap_or(0))
+    }
+}
+
+/// What is asked for.
+pub struct Wanted<'a> {
+    /// The surroundings.
+    pub world: &'a World,
+    /// Where the lease is kept.
+    pub store: &'a Store,
+    /// Who knows whether a run has ended.
+    pub forge: &'a Forge,
+    /// Which lease.
+    pub key: &'a Key,
+    /// Who asks.
+    pub holder: Holder,
+    /// How long to wait.
+    pub timeout: Duration,
+}
+
+/// What is in a lease's folder.
+pub struct Seen {
+    top: Option<(u64, Entry)>,
+    older: Vec<Entry>,
+    waiting: Vec<Entry>,
+}
+
+/// Looks at a lease.
+pub async fn look(store: &Store, key: &Key) -> Result<Seen> {
+    let mut seen = Seen { top: None, older: Vec::new(), waiting: Vec::new() };
+    for entry in store.list(&key.folder("lock")).await? {
+        if let Some(fence) = entry.name.strip_prefix("lease-").and_then(|number| number.parse().ok()) {
+            seen.older.extend(seen.top.replace((fence, entry)).map(|(_, older)| older)); // the list is in order
+        } else if entry.name.starts_with("wait-") {
+            seen.waiting.push(entry);
+        }
+    }
+    Ok(seen)
+}
+
+impl Seen {
+    /// The present lease, if there ever was one.
+    pub async fn sheet(&self, store: &Store, key: &Key) -> Result<Option<Sheet>> {
+        let Some((_, entry)) = &self.top else { return Ok(None) };
+        let folder = key.folder("lock");
+        let Some(value) = store.read(&folder, entry).await? else { return Ok(None) };
+        serde_json::from_value(value).map(Some).map_err(|error| unreadable(&format!("the lease {key}"), &error.to_string()))
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn fence(&self) -> u64 {
+        self.top.as_ref().map_or(0, |(fence, _)| *fence)
+    }
+}
+
+/// Takes the lease, waiting for its turn.
+pub async fn acquire(wanted: &Wanted<'_>) -> Result<Lease> {
+    let mut waiter = Waiter::new(wanted);
+    let lease = tokio::select! {
+        lease = waiter.wait() => lease,
+        () = wanted.world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, format!("cancelled while waiting for the lease {}", wanted.key))),
+    };
+    if let Some(ticket) = waiter.ticket.take() {
+        let left = wanted.store.delete(&waiter.folder, &ticket.name);
+        let patience = if wanted.world.cancel.is_cancelled() { Duration::from_secs(1) } else { Duration::from_secs(10) };
+        let _expires = tokio::time::timeout(patience, left).await;
+    }
+    lease
+}
+
+/// Lets go of a lease whose holder is known to have ended, such as an earlier try of this run.
+pub async fn clear(wanted: &Wanted<'_>) -> Result<()> {
+    let mut waiter = Waiter::new(wanted);
+    let seen = look(wanted.store, wanted.key).await?;
+    match waiter.why_free(&seen, wanted.world.clock.now()).await? {
+        Some(why) if !why.is_empty() => match waiter.claim(seen.fence(), why).await? {
+            Some(lease) => lease.release().await,
+            None => Ok(()),
+        },
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The lease's own times.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    expiry: Duration,
+    /// How many looks fit into the life of a lease.
+    looks: u32,
+}
+
+impl Times {
+    fn of(world: &World, store: &Store) -> Self {
+        let asked = world.vars.get("TIDEGATE_LEASE_EXPIRY").and_then(|text| humantime::parse_duration(text).ok());
+        let looks = match store.kind() {
+            Kind::Forge => 12, // a token has a thousand requests an hour for everything
+            Kind::S3 | Kind::Redis | Kind::File => 60,
+        };
+        Self { expiry: asked.unwrap_or(EXPIRY).max(Duration::from_secs(1)), looks }
+    }
+
+    fn beat(self) -> Duration {
+        self.expiry / 4
+    }
+
+    /// Often at first; a long wait is a calm one. Never slower than the holder's heart.
+    fn poll(self, waited: Duration) -> Duration {
+        if waited < self.expiry * 2 { self.expiry / self.looks } else { self.expiry / self.looks.min(24) * 2 }
+    }
+}
+
+struct Ticket {
+    name: String,
+    sign: u32,
+    written: Duration,
+}
+
+/// A run that wants the lease.
+struct Waiter<'a> {
+    wanted: &'a Wanted<'a>,
+    folder: String,
+    times: Times,
+    ticket: Option<Ticket>,
+    /// Since when each object has had its present mark, by our own clock.
+    marks: BTreeMap<String, (String, Duration)>,
+    /// The lease that was read last, by its mark.
+    sheet: Option<(String, Sheet)>,
+    /// When the holder's run was last asked about, and how it stood.
+    asked: Option<(String, Duration, bool)>,
+    free_since: Option<Duration>,
+    said: Option<(String, Duration)>,
+}
+
+impl<'a> Waiter<'a> {
+    fn new(wanted: &'a Wanted<'a>) -> Self {
+        Self {
+            wanted,
+            folder: wanted.key.folder("lock"),
+            times: Times::of(wanted.world, wanted.store),
+            ticket: None,
+            marks: BTreeMap::new(),
+            sheet: None,
+            asked: None,
+            free_since: None,
+            said: None,
+        }
+    }
+
+    async fn wait(&mut self) -> Result<Lease> {
+        let clock = self.wanted.world.clock;
+        let started = clock.now();
+        let deadline = started.saturating_add(self.wanted.timeout);
+        loop {
+            let seen = look(self.wanted.store, self.wanted.key).await?;
+            let now = clock.now();
+            self.remember(&seen, now);
+            let ahead = self.ahead(&seen, now);
+            match self.why_free(&seen, now).await? {
+                Some(why) => {
+                    let since = *self.free_since.get_or_insert(now);
+                    // Who is first may have died just now: then the next one does not wait for ever.
+                    if (ahead == 0 || now.saturating_sub(since) > self.times.beat())
+                        && let Some(lease) = self.claim(seen.fence(), why).await?
+                    {
+                        return Ok(lease);
+                    }
+                }
+                None => self.free_since = None,
+            }
+            if now >= deadline {
+                return Err(self.too_late(now.saturating_sub(started)));
+            }
+            self.stay(&seen, now).await?;
+            self.say(ahead, deadline.saturating_sub(now), now);
+            let pause = self.times.poll(now.saturating_sub(started)).min(deadline.saturating_sub(now));
+            clock.sleep(pause.max(Duration::from_millis(50))).await;
+        }
+    }
+
+    fn remember(&mut self, seen: &Seen, now: Duration) {
+        let entries = seen.top.iter().map(|(_, entry)| entry).chain(&seen.waiting);
+        for entry in entries {
+            let known = self.marks.entry(entry.name.clone()).or_insert_with(|| (entry.mark.clone(), now));
+            if known.0 != entry.mark {
+                *known = (entry.mark.clone(), now);
+            }
+        }
+    }
+
+    /// Since when an object has not changed: as long as we watched, or as the store's own clock says.
+    fn silence(&self, seen: &Seen, entry: &Entry, now: Duration) -> Duration {
+        let watched = self.marks.get(&entry.name).map_or(Duration::ZERO, |(_, since)| now.saturating_sub(*since));
+        let own = self.ticket.as_ref().and_then(|ticket| seen.waiting.iter().find(|entry| entry.name == ticket.name));
+        // Our own ticket was written a moment ago: its stamp is the store's "now".
+        let stamped = own.and_then(|own| Some(own.stamp? - entry.stamp?)).unwrap_or_default();
+        watched.max(Duration::try_from_secs_f64(stamped - 1.0).unwrap_or_default())
+    }
+
+    /// How many live runs came before us.
+    fn ahead(&self, seen: &Seen, now: Duration) -> usize {
+        let alive = |entry: &&Entry| self.silence(seen, entry, now) < self.times.expiry;
+        let before = |entry: &&Entry| self.ticket.as_ref().is_none_or(|own| entry.name < own.name);
+        seen.waiting.iter().filter(before).filter(alive).count()
+    }
+
+    /// Why nobody holds the lease; nothing while somebody does. The text is empty when it was simply free.
+    async fn why_free(&mut self, seen: &Seen, now: Duration) -> Result<Option<String>> {
+        let Some((_, entry)) = &seen.top else { return Ok(Some(String::new())) };
+        if self.sheet.as_ref().is_none_or(|(mark, _)| *mark != entry.mark) {
+            let Some(sheet) = seen.sheet(self.wanted.store, self.wanted.key).await? else { return Ok(None) };
+            self.sheet = Some((entry.mark.clone(), sheet));
+        }
+        let Some((_, sheet)) = &self.sheet else { return Ok(None) };
+        let Some(holder) = sheet.holder.clone() else { return Ok(Some(String::new())) };
+        let silence = self.silence(seen, entry, now);
+        if silence >= Duration::from_secs(sheet.seconds) {
+            return Ok(Some(format!("{holder} gave no sign of life for {}", spoken(silence))));
+        }
+        if sheet.reason.is_some() {
+            return Ok(None); // taken by hand: it has its time, whatever became of the process
+        }
+        Ok(self.has_ended(&holder, now).await.then(|| format!("{holder} has ended without releasing it")))
+    }
+
+    /// Whether the holder is known to have ended: by its process, by a later try of the same run, or by the forge.
+    async fn has_ended(&mut self, holder: &Holder, now: Duration) -> bool {
+        if holder.process.as_ref().is_some_and(Process::is_gone) {
+            return true;
+        }
+        let Some(run) = &holder.run else { return false };
+        let same = |own: &RunRef| own.id == run.id && own.repository == run.repository;
+        if self.wanted.holder.run.as_ref().is_some_and(|own| same(own) && own.attempt > run.attempt) {
+            return true; // GitHub starts a run again only when it has ended
+        }
+        if self.wanted.holder.run.as_ref().is_some_and(same) {
+            return false; // our own run still goes on
+        }
+        let name = format!("{}/{}", run.id, run.attempt);
+        if let Some((known, at, ended)) = &self.asked
+            && *known == name
+            && (*ended || now.saturating_sub(*at) < self.times.beat())
+        {
+            return *ended;
+        }
+        let own = match self.wanted.forge {
+            Forge::GitHub(github) => run.repository.as_deref() == Some(github.repository()),
+            Forge::Absent { .. } => false,
+        };
+        let ended = own && matches!(self.wanted.forge.run_ended(&run.id, run.attempt).await, Ok(Some(true)));
+        self.asked = Some((name, now, ended));
+        ended
+    }
+
+    /// Tries to be the one who takes the lease. Nothing when another one was faster.
+    async fn claim(&mut self, last: u64, why: String) -> Result<Option<Lease>> {
+        let Wanted { world, store, key, holder, .. } = self.wanted;
+        let began = world.clock.now();
+        let sheet = Sheet::new(last + 1, holder.clone(), self.times.expiry.as_secs().max(1));
+        let name = lease_name(sheet.fence);
+        let Some(mark) = store.create(&self.folder, &name, &sheet.json()).await? else { return Ok(None) };
+        // A number that was free only because it is long past holds nothing.
+        let seen = look(store, key).await?;
+        if !seen.top.as_ref().is_some_and(|(fence, entry)| *fence == sheet.fence && entry.mark == mark) {
+            return Ok(None);
+        }
+        if !why.is_empty() {
+            world.console.line(&format!("  the lease {key} is taken over: {why}"));
+        }
+        let held = Held { store: (*store).clone(), key: (*key).clone(), sheet, mark, renewed: began };
+        Ok(Some(Lease::start(held, world, self.times)))
+    }
+
+    /// Keeps our place in the queue.
+    async fn stay(&mut self, seen: &Seen, now: Duration) -> Result<()> {
+        let Wanted { store, holder, .. } = self.wanted;
+        let sheet = |sign: u32| json!({"schema": 1, "holder": holder, "sign": sign});
+        if let Some(ticket) = &mut self.ticket {
+            if now.saturating_sub(ticket.written) < self.times.beat() {
+                return Ok(());
+            }
+            ticket.sign = (ticket.sign + 1) % SIGNS;
+            ticket.written = now;
+            if store.put(&self.folder, &ticket.name, &sheet(ticket.sign)).await?.is_none() {
+                self.ticket = None; // somebody took us for dead: at the end of the queue again
+            }
+            return Ok(());
+        }
+        let last = seen.waiting.last().and_then(|entry| entry.name.strip_prefix("wait-")?.parse::<u64>().ok()).unwrap_or(0);
+        for number in last + 1..last + 100 {
+            let name = format!("wait-{number:010}");
+            if store.create(&self.folder, &name, &sheet(0)).await?.is_some() {
+                self.ticket = Some(Ticket { name, sign: 0, written: now });
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, ahead: usize, left: Duration, now: Duration) {
+        let Some((_, Sheet { holder: Some(holder), .. })) = &self.sheet else { return };
+        let what = format!("{holder}{ahead}");
+        if self.said.as_ref().is_some_and(|(said, at)| *said == what && now.saturating_sub(*at) < self.times.expiry) {
+            return;
+        }
+        let age = self.sheet.as_ref().map(|(_, sheet)| sheet.age()).unwrap_or_default();
+        let seconds = |length: Duration| humantime::format_duration(Duration::from_secs(length.as_secs())).to_string();
+        self.wanted.world.console.line(&format!(
+            "  waiting for the lease {}: held by {holder} for {}; position {}; giving up in {}",
+            self.wanted.key,
+            seconds(age),
+            ahead + 1,
+            seconds(left)
+        ));
+        self.said = Some((what, now));
+    }
+
+    fn too_late(&self, waited: Duration) -> Error {
+        let holder = self.sheet.as_ref().and_then(|(_, sheet)| Some((sheet.holder.as_ref()?, sheet)));
+        let (by, log) = match holder {
+            Some((holder, sheet)) => {
+                let log = holder.run.as_ref().and_then(|run| run.url.clone()).map(|url| format!("its log: {url}\n")).unwrap_or_default();
+                (format!("it is held by {holder} for {}", spoken(sheet.age())), log)
+            }
+            None => ("others were first".to_owned(), String::new()),
+        };
+        let environment = self.wanted.key.environment();
+        Error::new(Reason::LockTimeout, format!("the lease {} was not free within {}: {by}", self.wanted.key, spoken(waited))).hint(format!(
+            "{log}wait longer with --lock-timeout; if the holder is stuck: tidegate lock release {environment} --reason TEXT"
+        ))
+    }
+}
+
+fn lease_name(fence: u64) -> String {
+    format!("lease-{fence:010}")
+}
+
+/// Takes the lease at once and for some time, whoever holds it, and lets the process end.
+pub async fn take(wanted: &Wanted<'_>, reason: &str, length: Duration) -> Result<Sheet> {
+    let folder = wanted.key.folder("lock");
+    for _try in 0..10 {
+        let seen = look(wanted.store, wanted.key).await?;
+        let mut sheet = Sheet::new(seen.fence() + 1, wanted.holder.clone(), length.as_secs().max(1));
+        sheet.reason = Some(reason.to_owned());
+        if wanted.store.create(&folder, &lease_name(sheet.fence), &sheet.json()).await?.is_some() {
+            return Ok(sheet);
+        }
+    }
+    Err(Error::new(Reason::LockTimeout, format!("the lease {} changes hands too fast to be taken", wanted.key)).hint("try again"))
+}
+
+/// Lets go of a lease by hand, whoever holds it and whatever state it is in.
+pub async fn break_(wanted: &Wanted<'_>, reason: &str) -> Result<bool> {
+    let folder = wanted.key.folder("lock");
+    let seen = look(wanted.store, wanted.key).await?;
+    let Some((fence, entry)) = &seen.top else { return Ok(false) };
+    if let Ok(Some(Sheet { holder: None, .. })) = seen.sheet(wanted.store, wanted.key).await {
+        return Ok(false);
+    }
+    let mut sheet = Sheet::new(*fence, wanted.holder.clone(), 1);
+    (sheet.holder, sheet.reason) = (None, Some(reason.to_owned()));
+    wanted.store.put(&folder, &entry.name, &sheet.json()).await.map(|written| written.is_some())
+}
+
+/// A lease that is held, and renewed in the background.
+pub struct Lease {
+    fence: u64,
+    held: Arc<Mutex<Held>>,
+    clock: Clock,
+    expiry: Duration,
+    lost: Cancel,
+    stop: Cancel,
+}
+
+struct Held {
+    store: Store,
+    key: Key,
+    sheet: Sheet,
+    mark: String,
+    /// When the last renewal that worked was begun.
+    renewed: Duration,
+}
+
+impl Held {
+    async fn look(&self) -> Result<(bool, Seen)> {
+        let seen = look(&self.store, &self.key).await?;
+        let ours = seen.top.as_ref().is_some_and(|(fence, entry)| *fence == self.sheet.fence && entry.mark == self.mark);
+        Ok((ours, seen))
+    }
+
+    /// Says that we live; `false` when the lease is not ours any more.
+    async fn renew(&mut self, now: Duration) -> Result<bool> {
+        if !self.look().await?.0 {
+            return Ok(false);
+        }
+        self.sheet.sign = (self.sheet.sign + 1) % SIGNS;
+        let Some(mark) = self.store.put(&self.key.folder("lock"), &lease_name(self.sheet.fence), &self.sheet.json()).await? else {
+            return Ok(false);
+        };
+        (self.mark, self.renewed) = (mark, now);
+        Ok(true)
+    }
+
+    async fn release(&mut self) -> Result<()> {
+        let (ours, seen) = self.look().await?;
+        if !ours {
+            return Ok(()); // it belongs to somebody else: not ours to give away
+        }
+        let folder = self.key.folder("lock");
+        self.sheet.holder = None;
+        self.store.put(&folder, &lease_name(self.sheet.fence), &self.sheet.json()).await?;
+        for older in &seen.older {
+            self.store.delete(&folder, &older.name).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Lease {
+    fn start(held: Held, world: &World, times: Times) -> Self {
+        let (lost, stop) = (Cancel::new(), Cancel::new());
+        let lease = Self { fence: held.sheet.fence, held: Arc::new(Mutex::new(held)), clock: world.clock, expiry: times.expiry, lost, stop };
+        tokio::spawn(beat(lease.held.clone(), (lease.clock, times), (lease.lost.clone(), lease.stop.clone())));
+        lease
+    }
+
+    /// Its number: higher than that of every lease before.
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// Ends when the lease is known to be lost.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Whether the lease is known to be lost.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Asks the store once more; right before something is changed that only the holder may change.
+    pub async fn confirm(&self) -> Result<()> {
+        let held = self.held.lock().await;
+        let (ours, _) = held.look().await?;
+        let fresh = self.clock.now().saturating_sub(held.renewed) < self.expiry;
+        if ours && fresh && !self.lost.is_cancelled() {
+            return Ok(());
+        }
+        drop(held);
+        Err(self.taken().await)
+    }
+
+    /// The error of a run whose lease is gone.
+    pub async fn taken(&self) -> Error {
+        let held = self.held.lock().await;
+        let asked = async { look(&held.store, &held.key).await.ok()?.sheet(&held.store, &held.key).await.ok().flatten() };
+        let now = tokio::time::timeout(LAST_LOOK, asked).await.ok().flatten(); // a store that is away is why it was lost
+        let taken = now.as_ref().is_some_and(|now| now.fence > self.fence);
+        let by = match now {
+            Some(Sheet { holder: Some(holder), fence, reason, .. }) if fence > self.fence => {
+                let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!("{holder} has it now{why}")
+            }
+            Some(Sheet { reason: Some(reason), .. }) => format!("it was released by hand: {reason}"),
+            Some(_) | None => "it could not be renewed in time".to_owned(),
+        };
+        let error = Error::new(Reason::LockLost, format!("the lease {} was lost: {by}", held.key));
+        Error { gone: taken, ..error }
+            .hint("this run stopped where it was, so as not to undo the other one's work; look at `tidegate status`, then run it again")
+    }
+
+    /// Lets the next one in.
+    pub async fn release(&self) -> Result<()> {
+        self.stop.cancel();
+        self.held.lock().await.release().await
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The holder's heart. A store that cannot be asked is asked again until the lease would have run out.
+async fn beat(held: Arc<Mutex<Held>>, (clock, times): (Clock, Times), (lost, stop): (Cancel, Cancel)) {
+    let mut pause = times.beat();
+    loop {
+        tokio::select! {
+            () = clock.sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+        let mut held = held.lock().await;
+        let now = clock.now();
+        let left = times.expiry.saturating_sub(now.saturating_sub(held.renewed));
+        pause = match tokio::time::timeout(clock.real_length(left), held.renew(now)).await {
+            Ok(Ok(true)) => times.beat(),
+            Ok(Err(_passing)) if !left.is_zero() => times.beat() / 4,
+            Ok(Ok(false) | Err(_)) | Err(_) => {
+                lost.cancel();
+                return;
+            }
+        };
+    }
+}

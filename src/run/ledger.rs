@@ -1,0 +1,310 @@
+//! What a run holds and writes down: the lease of its environment, and the record of its delivery.
+
+use super::lease::{self, Holder, Lease, Process, RunRef, Wanted};
+use crate::delivery::Prepared;
+use crate::error::{Error, Reason, Result, Verdict};
+use crate::event::Event;
+use crate::forge::Forge;
+use crate::gates::order;
+use crate::report::outputs::random;
+use crate::state::Kind;
+use crate::forge::DeploymentState;
+use crate::forge::deployments::DeploymentStatus;
+use crate::forge::github::GitHub;
+use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, copy_on_forge, record_on_forge, state_of};
+use crate::targets::Fence;
+use crate::world::World;
+use std::time::Duration;
+use tokio::sync::{Mutex, OnceCell};
+
+/// How a record ends whose run was killed.
+const LOST: &str = "ended without a word; a later run found it";
+/// How long the end may take to be written when the run was cancelled: the CI system kills us soon.
+const CANCELLED: Duration = Duration::from_millis(1200);
+
+/// The ledger of one run.
+pub struct Ledger<'a> {
+    world: &'a World,
+    prepared: &'a Prepared,
+    lease: OnceCell<Lease>,
+    record: Mutex<Option<Record>>,
+    /// The newest records as they were when the lease was taken.
+    history: Mutex<Vec<Record>>,
+    /// A copy of the record on a forge that is not the store.
+    mirror: OnceCell<u64>,
+}
+
+/// This run, as others see it.
+pub fn holder(event: &Event, doing: String) -> Holder {
+    let run = &event.more.run;
+    let repository = event.more.repository.clone();
+    Holder {
+        who: event.actor.clone().unwrap_or_else(|| "somebody".into()),
+        doing,
+        run: run.id.clone().map(|id| RunRef { repository, id, attempt: run.attempt.max(1), url: run.url.clone() }),
+        process: Process::own(),
+    }
+}
+
+impl<'a> Ledger<'a> {
+    /// Nothing is held yet.
+    pub fn new(world: &'a World, prepared: &'a Prepared) -> Self {
+        Self { world, prepared, lease: OnceCell::new(), record: Mutex::default(), history: Mutex::default(), mirror: OnceCell::new() }
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        let Prepared { store, key, forge, event, plan, lock_timeout, .. } = self.prepared;
+        let holder = holder(event, plan.version.clone().unwrap_or_else(|| "removal".into()));
+        Wanted { world: self.world, store, forge, key, holder, timeout: *lock_timeout }
+    }
+
+    /// A run that was killed after all was done may have left its lease.
+    pub async fn clear(&self) -> Result<()> {
+        lease::clear(&self.wanted()).await
+    }
+
+    /// Takes the lease, looks at what happened before, and makes sure that this run is not late.
+    /// Gives the steps whose producers an earlier run left stopped.
+    pub async fn lock(&self) -> Result<Vec<(String, bool)>> {
+        let Prepared { store, key, .. } = self.prepared;
+        let lease = lease::acquire(&self.wanted()).await?;
+        if self.lease.set(lease).is_err() {
+            return Err(Error::new(Reason::Internal, "the lease was taken twice"));
+        }
+        let history = store.history(key).await?;
+        let paused = self.recover(&history).await?;
+        *self.history.lock().await = history;
+        self.order().await?;
+        Ok(paused)
+    }
+
+    /// Ends what earlier runs left open: they hold no lease, so they are gone.
+    async fn recover(&self, history: &[Record]) -> Result<Vec<(String, bool)>> {
+        let Prepared { store, key, .. } = self.prepared;
+        let mut paused = Vec::new();
+        for open in history.iter().filter(|record| record.ended.is_none()) {
+            let by = open.run.as_ref().map_or(open.who.clone(), |run| format!("run {}", run.id));
+            let last = open.journal.last().map_or("before anything was switched".into(), |line| format!("at {}", line.step));
+            self.world.console.line(&format!("  {by} ended without a word {last}, with {}", open.version));
+            paused.extend(open.paused());
+            let mut open = open.clone();
+            if self.is_ours(&open) {
+                *self.record.lock().await = Some(open); // the same delivery: this run goes on with it
+            } else {
+                store.end(key, &mut open, Verdict::Cancelled, LOST).await?;
+                self.end_lost_copy(&open).await;
+            }
+        }
+        Ok(paused)
+    }
+
+    /// What people see of a record of another run, where the forge is not the store. Best effort.
+    async fn end_lost_copy(&self, record: &Record) {
+        let Prepared { store, key, forge, .. } = self.prepared;
+        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return };
+        let ended = async {
+            match copy_on_forge(github, key, record).await? {
+                Some(id) => self.tell(github, id, DeploymentState::Error, &format!("cancelled: {LOST}")).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = ended.await {
+            self.world.console.warning(&format!("the deployment of {} on the forge is not ended: {error}", record.version));
+        }
+    }
+
+    /// The same thing to the same place.
+    fn is_ours(&self, record: &Record) -> bool {
+        record.plan == self.prepared.plan.hash && record.commit == self.prepared.plan.commit
+    }
+
+    /// Never backwards: what runs must be older than what is switched.
+    async fn order(&self) -> Result<()> {
+        if let Some(notice) = order::judge(self.prepared, &self.history.lock().await).await? {
+            self.world.console.warning(&notice);
+        }
+        Ok(())
+    }
+
+    /// Right before the switch: the lease is still ours, and nothing newer runs.
+    pub async fn confirm(&self) -> Result<()> {
+        let Some(lease) = self.lease.get() else {
+            return Err(Error::new(Reason::Internal, "a switch without a lease"));
+        };
+        lease.confirm().await?;
+        let Prepared { store, key, .. } = self.prepared;
+        *self.history.lock().await = store.history(key).await?;
+        self.order().await
+    }
+
+    /// Writes down that the delivery begins, with what it is about to switch to.
+    pub async fn begin(&self, images: Vec<RecordedImage>) -> Result<String> {
+        let Prepared { store, key, event, plan, loaded, .. } = self.prepared;
+        let mut slot = self.record.lock().await;
+        if let Some(record) = slot.as_mut() {
+            store.note(key, record, "run", Did::TakenUp).await?;
+            drop(slot);
+            self.mirror().await;
+            return Ok("goes on with the record of the run before".into());
+        }
+        let history = self.history.lock().await;
+        let live = history.iter().find(|record| record.is_deployed());
+        let replaces = live.map(|live| Replaced { version: live.version.clone(), commit: live.commit.clone(), digests: live.digests() });
+        let who = holder(event, String::new());
+        let mut record = Record {
+            schema: 1,
+            project: loaded.config.project.clone(),
+            key: random(),
+            fence: self.lease.get().map_or(0, Lease::fence),
+            environment: plan.environment.clone().unwrap_or_default(),
+            version: plan.version.clone().unwrap_or_default(),
+            commit: plan.commit.clone(),
+            plan: plan.hash.clone(),
+            images,
+            who: who.who,
+            run: who.run,
+            begun: jiff::Timestamp::now().to_string(),
+            replaces,
+            journal: Vec::new(),
+            ended: None,
+            deployment: None,
+        };
+        store.begin(key, &mut record, &self.shown()).await?;
+        let said = record.replaces.as_ref().map_or("the first one here".into(), |before| format!("in place of {}", before.version));
+        *slot = Some(record);
+        drop((slot, history));
+        self.mirror().await;
+        Ok(said)
+    }
+
+    fn shown(&self) -> Shown {
+        let plan = &self.prepared.plan;
+        Shown {
+            branch: self.prepared.event.default_branch.clone().unwrap_or_else(|| "main".into()),
+            transient: plan.is_preview,
+            production: plan.environment.as_deref() == Some("production"),
+        }
+    }
+
+    /// The copy of the record that people see, where the forge is not the store. Best effort.
+    async fn mirror(&self) {
+        let Prepared { store, key, forge, .. } = self.prepared;
+        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return };
+        let Some(record) = self.record.lock().await.clone() else { return };
+        let shown = async {
+            // The run that began this record may have shown it already.
+            let taken_up = record.journal.iter().any(|line| line.what == Did::TakenUp);
+            let known = if taken_up { copy_on_forge(github, key, &record).await? } else { None };
+            let id = match known {
+                Some(id) => id,
+                None => record_on_forge(github, key, &record, &self.shown()).await?,
+            };
+            self.tell(github, id, DeploymentState::InProgress, &format!("{} by tidegate", record.version)).await?;
+            Ok::<u64, Error>(id)
+        };
+        match shown.await {
+            Ok(id) => _ = self.mirror.set(id),
+            Err(error) => self.world.console.warning(&format!("the deployment is not shown on the forge: {error}")),
+        }
+    }
+
+    /// The forge's record of this delivery, or its copy.
+    pub async fn deployment(&self) -> Option<u64> {
+        self.mirror.get().copied().or(self.record.lock().await.as_ref().and_then(|record| record.deployment))
+    }
+
+    /// A line of the journal.
+    pub async fn note(&self, step: &str, what: Did) -> Result<()> {
+        if self.lease.get().is_some_and(Lease::is_lost) {
+            return Ok(()); // not ours to write any more
+        }
+        match self.record.lock().await.as_mut() {
+            Some(record) => self.prepared.store.note(&self.prepared.key, record, step, what).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The number of the lease, for targets that can hold it.
+    pub fn fence(&self) -> Result<Fence> {
+        let lease = self.lease.get().ok_or_else(|| Error::new(Reason::Internal, "a switch without a lease"))?;
+        Ok(Fence { place: self.prepared.store.name(&self.prepared.key), number: lease.fence() })
+    }
+
+    /// Ends with an error when the lease was taken away.
+    pub async fn lost(&self) -> Error {
+        match self.lease.get() {
+            Some(lease) => {
+                lease.lost().await;
+                lease.taken().await
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A closed pull request has nothing that runs any more.
+    pub async fn close(&self) -> Result<()> {
+        let Prepared { store, key, .. } = self.prepared;
+        for record in self.history.lock().await.iter_mut().filter(|record| is_open(record)) {
+            store.end(key, record, Verdict::Removed, "the pull request is closed").await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how it ended, then lets the next run in. What cannot be written is said, and heals with the next run.
+    pub async fn end(&self, verdict: Verdict, sentence: &str) {
+        let Some(lease) = self.lease.get().filter(|lease| !lease.is_lost()) else { return };
+        let sentence = &self.world.console.redactor().clean(sentence);
+        let Prepared { store, key, .. } = self.prepared;
+        let ended = async {
+            if let Some(record) = self.record.lock().await.as_mut()
+                && verdict != Verdict::Unknown
+            {
+                lease.confirm().await?;
+                store.end(key, record, verdict, sentence).await?;
+            }
+            lease.release().await
+        };
+        let ended = tokio::select! {
+            ended = ended => ended,
+            () = self.world.cancelled_for(CANCELLED) => Err(Error::new(Reason::ForgeFailed, "no answer in time after the cancel")),
+        };
+        if let Err(error) = ended {
+            let then = "the lease runs out by itself, and the next run ends the record";
+            self.world.console.warning(&format!("the end of this delivery is not written down ({then}): {}", error.sentence));
+        }
+        let description = format!("{}: {sentence}", verdict.name());
+        let told = tokio::select! {
+            told = self.end_copy(state_of(verdict), &description) => told,
+            () = self.world.cancelled_for(CANCELLED) => Ok(()),
+        };
+        if let Err(error) = told {
+            self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
+        }
+    }
+
+    /// Ends what people see of this run's record. A cancel may have come between making the copy and hearing its id.
+    async fn end_copy(&self, state: DeploymentState, description: &str) -> Result<()> {
+        let Prepared { store, key, forge, .. } = self.prepared;
+        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return Ok(()) };
+        let Some(record) = self.record.lock().await.clone() else { return Ok(()) };
+        let id = match self.mirror.get() {
+            Some(id) => Some(*id),
+            None if self.world.cancel.is_cancelled() => copy_on_forge(github, key, &record).await?,
+            None => None,
+        };
+        match id {
+            Some(id) => self.tell(github, id, state, description).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell(&self, github: &GitHub, id: u64, state: DeploymentState, description: &str) -> Result<()> {
+        let log_url = self.prepared.event.more.run.url.as_deref();
+        github.set_deployment(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
+    }
+}
+
+/// A record whose version still counts as there.
+pub fn is_open(record: &Record) -> bool {
+    record.ended.as_ref().is_none_or(|ended| ended.verdict == Verdict::Deployed)
+}

@@ -1,0 +1,346 @@
+//! Records of deliveries, each with its journal: what was begun, what was done, how it ended.
+//!
+//! On the forge a record is a deployment: its payload holds the facts, its statuses are the journal. Elsewhere it is an
+//! object. A record is written only by who holds its environment's lease, and before what it records is done.
+
+use super::{Backend, Key, Store, refuse, unreadable};
+use crate::error::{Result, Verdict};
+use crate::forge::DeploymentState;
+use crate::forge::deployments::{Deployment, DeploymentStatus, NewDeployment, Status};
+use crate::forge::github::GitHub;
+use crate::run::lease::RunRef;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// How far back a look goes for something that was deployed.
+const LOOK_BACK: usize = 30;
+/// How many records an environment keeps where they are objects.
+const KEPT: u64 = 200;
+
+/// A delivery.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The version of this shape; always 1.
+    pub schema: u32,
+    /// The project.
+    pub project: String,
+    /// Tells this record from all others.
+    pub key: String,
+    /// The number of the lease under which it was made.
+    pub fence: u64,
+    /// The environment's key in tidegate.yml.
+    pub environment: String,
+    /// The version.
+    pub version: String,
+    /// The commit.
+    pub commit: Option<String>,
+    /// The plan's hash.
+    pub plan: String,
+    /// The images.
+    pub images: Vec<RecordedImage>,
+    /// Who caused it.
+    pub who: String,
+    /// The CI run.
+    pub run: Option<RunRef>,
+    /// When it began, by the clock of the run.
+    pub begun: String,
+    /// What ran before: where a rollback leads.
+    pub replaces: Option<Replaced>,
+    /// What was begun and done, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journal: Vec<Line>,
+    /// How it ended; nothing while it goes on, or when it ended without a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// The forge's id of it, where the forge keeps it.
+    #[serde(skip)]
+    pub deployment: Option<u64>,
+}
+
+/// The forge's copy of a record that is kept elsewhere.
+pub async fn copy_on_forge(github: &GitHub, key: &Key, record: &Record) -> Result<Option<u64>> {
+    let known = github.deployments(Some(key.environment()), LOOK_BACK).await?;
+    let same = |copy: &Deployment| copy.payload.get("key").and_then(Value::as_str) == Some(record.key.as_str());
+    Ok(known.into_iter().find(same).map(|copy| copy.id))
+}
+
+/// An image of a record.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct RecordedImage {
+    /// Its key in tidegate.yml.
+    pub name: String,
+    /// name:tag@digest.
+    pub r#ref: String,
+    /// The digest.
+    pub digest: String,
+}
+
+/// What a delivery took the place of.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Replaced {
+    /// The version.
+    pub version: String,
+    /// The commit.
+    pub commit: Option<String>,
+    /// The images' digests.
+    pub digests: Vec<String>,
+}
+
+/// A line of a journal.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Line {
+    /// When, by the clock of the run or of the forge.
+    pub at: String,
+    /// The step.
+    pub step: String,
+    /// What was begun or done.
+    pub what: Did,
+}
+
+/// What a journal says of a step.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Did {
+    /// The producers are about to be stopped.
+    Pausing,
+    /// They are stopped.
+    Paused,
+    /// They are started again.
+    Resumed,
+    /// What runs is about to change.
+    Switching,
+    /// Another run goes on with it.
+    TakenUp,
+}
+
+impl Did {
+    const ALL: [Self; 5] = [Self::Pausing, Self::Paused, Self::Resumed, Self::Switching, Self::TakenUp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Resumed => "resumed",
+            Self::Switching => "switching",
+            Self::TakenUp => "taken up",
+        }
+    }
+}
+
+/// The end of a record.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Ended {
+    /// When.
+    pub at: String,
+    /// What is true.
+    pub verdict: Verdict,
+    /// The sentence of the report.
+    pub sentence: String,
+}
+
+/// How the forge shows a record.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// What stands for the commit when that is not known.
+    pub branch: String,
+    /// It goes away with a pull request.
+    pub transient: bool,
+    /// Users see it.
+    pub production: bool,
+}
+
+impl Record {
+    /// The digests of its images.
+    pub fn digests(&self) -> Vec<String> {
+        self.images.iter().map(|image| image.digest.clone()).collect()
+    }
+
+    /// Whether this is what runs, as far as records say.
+    pub fn is_deployed(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Deployed)
+    }
+
+    /// Steps whose producers were stopped and not started again, and whether the command is known to have ended.
+    pub fn paused(&self) -> Vec<(String, bool)> {
+        let mut paused: Vec<(String, bool)> = Vec::new();
+        for line in &self.journal {
+            match line.what {
+                Did::Pausing | Did::Paused => {
+                    paused.retain(|(step, _)| *step != line.step);
+                    paused.push((line.step.clone(), line.what == Did::Paused));
+                }
+                Did::Resumed => paused.retain(|(step, _)| *step != line.step),
+                Did::Switching | Did::TakenUp => {}
+            }
+        }
+        paused
+    }
+
+    fn name(&self) -> String {
+        format!("record-{:010}", self.fence)
+    }
+
+    fn json(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// What the forge is told when the record is made.
+    fn payload(&self) -> Value {
+        Self { journal: Vec::new(), ended: None, ..self.clone() }.json()
+    }
+
+    fn of(value: Value, place: &str) -> Result<Self> {
+        serde_json::from_value(value).map_err(|error| unreadable(place, &error.to_string()))
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+impl Store {
+    /// The newest records, newest first, up to the one that says what runs now.
+    pub async fn history(&self, key: &Key) -> Result<Vec<Record>> {
+        match self.github() {
+            Some(github) => history_on_forge(github, key).await.map_err(refuse),
+            None => self.history_in_objects(key).await,
+        }
+    }
+
+    async fn history_in_objects(&self, key: &Key) -> Result<Vec<Record>> {
+        let folder = key.folder("records");
+        let mut history = Vec::new();
+        for entry in self.list(&folder).await?.iter().rev().take(LOOK_BACK) {
+            let Some(value) = self.read(&folder, entry).await? else { continue };
+            let record = Record::of(value, &format!("the record {folder}/{}", entry.name))?;
+            let settled = is_settled(&record);
+            history.push(record);
+            if settled {
+                break;
+            }
+        }
+        Ok(history)
+    }
+
+    /// Writes down that a delivery begins.
+    pub async fn begin(&self, key: &Key, record: &mut Record, shown: &Shown) -> Result<()> {
+        if let Some(github) = self.github() {
+            record.deployment = Some(record_on_forge(github, key, record, shown).await.map_err(refuse)?);
+            return Ok(());
+        }
+        let folder = key.folder("records");
+        self.put(&folder, &record.name(), &record.json()).await?;
+        match record.fence.checked_sub(KEPT) {
+            Some(old) => self.delete(&folder, &format!("record-{old:010}")).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a line to the journal, before or after what it is about.
+    pub async fn note(&self, key: &Key, record: &mut Record, step: &str, what: Did) -> Result<()> {
+        record.journal.push(Line { at: now(), step: step.to_owned(), what });
+        match (self.github(), record.deployment) {
+            (Some(github), Some(id)) => {
+                let description = format!("{step}: {}", what.name());
+                status(github, record, id, DeploymentState::InProgress, &description).await.map_err(refuse)
+            }
+            _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
+        }
+    }
+
+    /// Writes down how it ended.
+    pub async fn end(&self, key: &Key, record: &mut Record, verdict: Verdict, sentence: &str) -> Result<()> {
+        record.ended = Some(Ended { at: now(), verdict, sentence: sentence.to_owned() });
+        match (self.github(), record.deployment) {
+            (Some(github), Some(id)) => {
+                let description = format!("{}: {sentence}", verdict.name());
+                status(github, record, id, state_of(verdict), &description).await.map_err(refuse)
+            }
+            _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
+        }
+    }
+
+    /// The environments of a project that have records, by their names on the forge.
+    pub async fn places(&self, project: &str) -> Result<Vec<String>> {
+        let mut places = match &self.backend {
+            Backend::Forge(refs) => {
+                let known = refs.github().deployments(None, 100).await;
+                let ours = |record: &Deployment| record.payload.get("project").and_then(Value::as_str) == Some(project);
+                known.map(|known| known.into_iter().filter(ours).map(|record| record.environment).collect())
+            }
+            Backend::S3(bucket) => bucket.folders(&super::plain(project)).await,
+            Backend::Redis(server) => server.folders(&super::plain(project)).await,
+            Backend::File(files) => files.folders(&super::plain(project)).await,
+            Backend::Absent(error) => Err((**error).clone()),
+        }
+        .map_err(refuse)?;
+        if self.github().is_none() {
+            places.iter_mut().for_each(|place| *place = super::unplain(place));
+        }
+        places.sort();
+        places.dedup();
+        Ok(places)
+    }
+}
+
+/// What came before it does not matter any more.
+fn is_settled(record: &Record) -> bool {
+    record.ended.as_ref().is_some_and(|ended| matches!(ended.verdict, Verdict::Deployed | Verdict::Removed))
+}
+
+async fn history_on_forge(github: &GitHub, key: &Key) -> Result<Vec<Record>> {
+    let mut history = Vec::new();
+    for deployment in github.deployments(Some(key.environment()), LOOK_BACK).await? {
+        if deployment.payload.get("project").and_then(Value::as_str) != Some(key.project.as_str()) {
+            continue; // another project of this repository, or a record of before there were leases
+        }
+        let statuses = github.deployment_statuses(deployment.id).await?;
+        let record = from_forge(deployment, &statuses)?;
+        let settled = is_settled(&record);
+        history.push(record);
+        if settled {
+            break;
+        }
+    }
+    Ok(history)
+}
+
+fn from_forge(deployment: Deployment, statuses: &[Status]) -> Result<Record> {
+    let Deployment { id, payload, created_at, .. } = deployment;
+    let mut record = Record::of(payload, &format!("the deployment {id}"))?;
+    (record.deployment, record.begun) = (Some(id), created_at);
+    for status in statuses.iter().rev() {
+        let Some((head, rest)) = status.description.split_once(": ") else { continue };
+        if let Some(what) = Did::ALL.into_iter().find(|did| did.name() == rest) {
+            record.journal.push(Line { at: status.created_at.clone(), step: head.to_owned(), what });
+            record.ended = None; // it was taken up again
+        } else if let Ok(verdict) = serde_json::from_value(Value::from(head)) {
+            record.ended = Some(Ended { at: status.created_at.clone(), verdict, sentence: rest.to_owned() });
+        }
+    }
+    Ok(record)
+}
+
+/// Makes the record a deployment of the forge: the record itself, or a copy of it for people.
+pub async fn record_on_forge(github: &GitHub, key: &Key, record: &Record, shown: &Shown) -> Result<u64> {
+    let sha = record.commit.as_deref().unwrap_or(&shown.branch);
+    let description = format!("{} by tidegate", record.version);
+    let Shown { transient, production, .. } = *shown;
+    let new = NewDeployment { sha, environment: key.environment(), description: &description, transient, production, payload: record.payload() };
+    github.create_deployment(&new).await
+}
+
+async fn status(github: &GitHub, record: &Record, id: u64, state: DeploymentState, description: &str) -> Result<()> {
+    let log_url = record.run.as_ref().and_then(|run| run.url.as_deref());
+    github.set_deployment(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
+}
+
+/// How the forge shows a verdict.
+pub fn state_of(verdict: Verdict) -> DeploymentState {
+    match verdict {
+        Verdict::Deployed => DeploymentState::Success,
+        Verdict::Removed | Verdict::Skipped | Verdict::Superseded => DeploymentState::Inactive,
+        Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut | Verdict::Refused => DeploymentState::Failure,
+        Verdict::Cancelled => DeploymentState::Error,
+    }
+}
