@@ -70,6 +70,7 @@ impl Asked {
 pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let (_provider, mut event) = asked.event(&world.vars)?;
     let loaded = config::load(asked.config.as_deref())?;
+    crate::run::lease::expiry(&world.vars)?;
     let variables = Variables::resolve(&loaded.config, &asked.set, &world.vars)?;
     for name in loaded.config.secret_names() {
         if let Some(value) = world.vars.get(name) {

@@ -118,7 +118,12 @@ fn remarks(row: &Value) -> String {
     let text = |pointer: &str| row.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut said = Vec::new();
     if row.pointer("/lease/holder").is_some_and(Value::is_object) {
-        said.push(super::lock::sentence(row.pointer("/lease").unwrap_or(&Value::Null)).trim_start_matches(text("/name").as_str()).trim().to_owned());
+        said.push(
+            super::lock::sentence(row.pointer("/lease").unwrap_or(&Value::Null))
+                .trim_start_matches(text("/name").as_str())
+                .trim()
+                .to_owned(),
+        );
     }
     if !text("/drift/tip").is_empty() {
         said.push(format!("{} is at {}", text("/drift/branch"), short(&text("/drift/tip"))));

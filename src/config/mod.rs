@@ -43,7 +43,7 @@ pub struct Config {
     /// The AWS region and role; an environment may override both.
     #[serde(default)]
     pub aws: Aws,
-    /// Where leases, journal and records are kept: auto, forge, s3://bucket/prefix, redis://host or file:path.
+    /// Where leases and records are kept: auto (the forge; files on a laptop), forge, s3://bucket/prefix, redis://host:port or file:folder.
     #[serde(default = "auto")]
     #[schemars(regex(pattern = r"^(auto|forge|s3://.+|rediss?://.+|file:.+)$"))]
     pub state: String,

@@ -34,7 +34,8 @@ pub async fn judge(prepared: &Prepared, history: &[Record]) -> Result<Option<Str
             Err(Error::new(Reason::Superseded, format!("{ours} {why}; {by}")))
         }
         (Standing::Unknown, false) => {
-            let sentence = format!("it cannot be said whether {ours} is newer than {}, which runs on {}", live.version, prepared.key.environment());
+            let sentence =
+                format!("it cannot be said whether {ours} is newer than {}, which runs on {}", live.version, prepared.key.environment());
             Err(Error::new(Reason::OrderUnknown, sentence).hint(format!(
                 "neither git nor the forge knows both commits: was history rewritten? By hand it is possible: tidegate deploy {} {ours}",
                 live.environment

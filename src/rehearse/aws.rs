@@ -208,7 +208,8 @@ pub fn query_action(asked: &Asked) -> Option<String> {
 /// Roles are given to whoever asks.
 fn sts(asked: &Asked, seconds: i64) -> Response {
     let action = query_action(asked).unwrap_or_default();
-    let expires = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or_else(|_never| jiff::Timestamp::now());
+    let expires =
+        jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or_else(|_never| jiff::Timestamp::now());
     let credentials = format!(
         "<Credentials><AccessKeyId>ASIASANDBOX</AccessKeyId><SecretAccessKey>sandbox</SecretAccessKey>\
          <SessionToken>sandbox</SessionToken><Expiration>{expires}</Expiration></Credentials>"

@@ -7,8 +7,8 @@ use crate::error::{Error, Reason, Result, Verdict};
 use crate::gates::order;
 use crate::plan::Work;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome};
-use crate::state::{self, Kind};
 use crate::state::records::Record;
+use crate::state::{self, Kind};
 use crate::steps::image;
 use crate::targets::kubernetes;
 use std::collections::BTreeMap;
@@ -47,7 +47,8 @@ impl Runner<'_> {
         let rules = self.prepared.plan.environment.as_ref().and_then(|name| config.environments.get(name));
         let guarded = rules.is_some_and(|rules| rules.when.as_slice().iter().any(|when| matches!(when, When::Event(WhenEvent::Manual))));
         if guarded && lock.store == Kind::File && state::is_ci(&self.world.vars) {
-            let sentence = format!("{} is deployed by hand, and its lease would be a file on this runner, which holds back no other run", lock.key);
+            let sentence =
+                format!("{} is deployed by hand, and its lease would be a file on this runner, which holds back no other run", lock.key);
             return Err(Error::new(Reason::LockScope, sentence).hint("write `state: auto` (the forge), s3://bucket/prefix or redis://host"));
         }
         Ok(())

@@ -4,15 +4,16 @@
 //! run only; the highest number holds. Its holder rewrites it every few seconds. Who waits measures with the own monotonic
 //! clock, or with the store's, whether it still changes; no machine's time of day decides anything.
 
+use super::waiter::Waiter;
 use crate::error::{Error, Reason, Result};
 use crate::forge::Forge;
 use crate::report::outputs::random;
 use crate::state::{Entry, Key, Kind, Store, unreadable};
-use crate::tools::wait::{Cancel, Clock, spoken};
+use crate::tools::wait::{Cancel, Clock};
+use crate::vars::Vars;
 use crate::world::World;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -26,7 +27,7 @@ pub const BY_HAND: Duration = Duration::from_secs(3600);
 /// How long a run whose lease is gone looks for who has it.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 /// A sign of life changes the object; so many different ones follow each other.
-const SIGNS: u32 = 4;
+pub(super) const SIGNS: u32 = 4;
 
 /// Who holds a lease, or waits for one.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Process {
     }
 
     /// Whether it is certain that it runs no more: same machine, same process numbers, no such process.
-    fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         let here = Self::own().is_some_and(|own| own.host == self.host && own.space == self.space);
         here && !std::path::Path::new(&format!("/proc/{}", self.id)).exists()
     }
@@ -106,12 +107,12 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    fn new(fence: u64, holder: Holder, seconds: u64) -> Self {
+    pub(super) fn new(fence: u64, holder: Holder, seconds: u64) -> Self {
         let since = jiff::Timestamp::now().to_string();
         Self { schema: 1, fence, nonce: random(), holder: Some(holder), since, seconds, sign: 0, reason: None }
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }
 
@@ -141,9 +142,9 @@ pub struct Wanted<'a> {
 
 /// What is in a lease's folder.
 pub struct Seen {
-    top: Option<(u64, Entry)>,
-    older: Vec<Entry>,
-    waiting: Vec<Entry>,
+    pub(super) top: Option<(u64, Entry)>,
+    pub(super) older: Vec<Entry>,
+    pub(super) waiting: Vec<Entry>,
 }
 
 /// Looks at a lease.
@@ -173,7 +174,7 @@ impl Seen {
         self.waiting.len()
     }
 
-    fn fence(&self) -> u64 {
+    pub(super) fn fence(&self) -> u64 {
         self.top.as_ref().map_or(0, |(fence, _)| *fence)
     }
 }
@@ -206,256 +207,45 @@ pub async fn clear(wanted: &Wanted<'_>) -> Result<()> {
     }
 }
 
+/// How long a lease lives without a sign of its holder.
+pub fn expiry(vars: &Vars) -> Result<Duration> {
+    let Some(text) = vars.get("TIDEGATE_LEASE_EXPIRY") else { return Ok(EXPIRY) };
+    let length = humantime::parse_duration(text).ok().filter(|length| *length >= Duration::from_secs(1));
+    let wrong = || {
+        Error::new(Reason::InputInvalid, format!("TIDEGATE_LEASE_EXPIRY is {text:?}")).hint("write a length of time of at least 1s, as 60s")
+    };
+    length.ok_or_else(wrong)
+}
+
 /// The lease's own times.
 #[derive(Clone, Copy, Debug)]
-struct Times {
-    expiry: Duration,
+pub(super) struct Times {
+    pub(super) expiry: Duration,
     /// How many looks fit into the life of a lease.
-    looks: u32,
+    pub(super) looks: u32,
 }
 
 impl Times {
-    fn of(world: &World, store: &Store) -> Self {
-        let asked = world.vars.get("TIDEGATE_LEASE_EXPIRY").and_then(|text| humantime::parse_duration(text).ok());
+    pub(super) fn of(world: &World, store: &Store) -> Self {
+        let asked = expiry(&world.vars).ok();
         let looks = match store.kind() {
             Kind::Forge => 12, // a token has a thousand requests an hour for everything
             Kind::S3 | Kind::Redis | Kind::File => 60,
         };
-        Self { expiry: asked.unwrap_or(EXPIRY).max(Duration::from_secs(1)), looks }
+        Self { expiry: asked.unwrap_or(EXPIRY), looks }
     }
 
-    fn beat(self) -> Duration {
+    pub(super) fn beat(self) -> Duration {
         self.expiry / 4
     }
 
     /// Often at first; a long wait is a calm one. Never slower than the holder's heart.
-    fn poll(self, waited: Duration) -> Duration {
+    pub(super) fn poll(self, waited: Duration) -> Duration {
         if waited < self.expiry * 2 { self.expiry / self.looks } else { self.expiry / self.looks.min(24) * 2 }
     }
 }
 
-struct Ticket {
-    name: String,
-    sign: u32,
-    written: Duration,
-}
-
-/// A run that wants the lease.
-struct Waiter<'a> {
-    wanted: &'a Wanted<'a>,
-    folder: String,
-    times: Times,
-    ticket: Option<Ticket>,
-    /// Since when each object has had its present mark, by our own clock.
-    marks: BTreeMap<String, (String, Duration)>,
-    /// The lease that was read last, by its mark.
-    sheet: Option<(String, Sheet)>,
-    /// When the holder's run was last asked about, and how it stood.
-    asked: Option<(String, Duration, bool)>,
-    free_since: Option<Duration>,
-    said: Option<(String, Duration)>,
-}
-
-impl<'a> Waiter<'a> {
-    fn new(wanted: &'a Wanted<'a>) -> Self {
-        Self {
-            wanted,
-            folder: wanted.key.folder("lock"),
-            times: Times::of(wanted.world, wanted.store),
-            ticket: None,
-            marks: BTreeMap::new(),
-            sheet: None,
-            asked: None,
-            free_since: None,
-            said: None,
-        }
-    }
-
-    async fn wait(&mut self) -> Result<Lease> {
-        let clock = self.wanted.world.clock;
-        let started = clock.now();
-        let deadline = started.saturating_add(self.wanted.timeout);
-        loop {
-            let seen = look(self.wanted.store, self.wanted.key).await?;
-            let now = clock.now();
-            self.remember(&seen, now);
-            let ahead = self.ahead(&seen, now);
-            match self.why_free(&seen, now).await? {
-                Some(why) => {
-                    let since = *self.free_since.get_or_insert(now);
-                    // Who is first may have died just now: then the next one does not wait for ever.
-                    if (ahead == 0 || now.saturating_sub(since) > self.times.beat())
-                        && let Some(lease) = self.claim(seen.fence(), why).await?
-                    {
-                        return Ok(lease);
-                    }
-                }
-                None => self.free_since = None,
-            }
-            if now >= deadline {
-                return Err(self.too_late(now.saturating_sub(started)));
-            }
-            self.stay(&seen, now).await?;
-            self.say(ahead, deadline.saturating_sub(now), now);
-            let pause = self.times.poll(now.saturating_sub(started)).min(deadline.saturating_sub(now));
-            clock.sleep(pause.max(Duration::from_millis(50))).await;
-        }
-    }
-
-    fn remember(&mut self, seen: &Seen, now: Duration) {
-        let entries = seen.top.iter().map(|(_, entry)| entry).chain(&seen.waiting);
-        for entry in entries {
-            let known = self.marks.entry(entry.name.clone()).or_insert_with(|| (entry.mark.clone(), now));
-            if known.0 != entry.mark {
-                *known = (entry.mark.clone(), now);
-            }
-        }
-    }
-
-    /// Since when an object has not changed: as long as we watched, or as the store's own clock says.
-    fn silence(&self, seen: &Seen, entry: &Entry, now: Duration) -> Duration {
-        let watched = self.marks.get(&entry.name).map_or(Duration::ZERO, |(_, since)| now.saturating_sub(*since));
-        let own = self.ticket.as_ref().and_then(|ticket| seen.waiting.iter().find(|entry| entry.name == ticket.name));
-        // Our own ticket was written a moment ago: its stamp is the store's "now".
-        let stamped = own.and_then(|own| Some(own.stamp? - entry.stamp?)).unwrap_or_default();
-        watched.max(Duration::try_from_secs_f64(stamped - 1.0).unwrap_or_default())
-    }
-
-    /// How many live runs came before us.
-    fn ahead(&self, seen: &Seen, now: Duration) -> usize {
-        let alive = |entry: &&Entry| self.silence(seen, entry, now) < self.times.expiry;
-        let before = |entry: &&Entry| self.ticket.as_ref().is_none_or(|own| entry.name < own.name);
-        seen.waiting.iter().filter(before).filter(alive).count()
-    }
-
-    /// Why nobody holds the lease; nothing while somebody does. The text is empty when it was simply free.
-    async fn why_free(&mut self, seen: &Seen, now: Duration) -> Result<Option<String>> {
-        let Some((_, entry)) = &seen.top else { return Ok(Some(String::new())) };
-        if self.sheet.as_ref().is_none_or(|(mark, _)| *mark != entry.mark) {
-            let Some(sheet) = seen.sheet(self.wanted.store, self.wanted.key).await? else { return Ok(None) };
-            self.sheet = Some((entry.mark.clone(), sheet));
-        }
-        let Some((_, sheet)) = &self.sheet else { return Ok(None) };
-        let Some(holder) = sheet.holder.clone() else { return Ok(Some(String::new())) };
-        let silence = self.silence(seen, entry, now);
-        if silence >= Duration::from_secs(sheet.seconds) {
-            return Ok(Some(format!("{holder} gave no sign of life for {}", spoken(silence))));
-        }
-        if sheet.reason.is_some() {
-            return Ok(None); // taken by hand: it has its time, whatever became of the process
-        }
-        Ok(self.has_ended(&holder, now).await.then(|| format!("{holder} has ended without releasing it")))
-    }
-
-    /// Whether the holder is known to have ended: by its process, by a later try of the same run, or by the forge.
-    async fn has_ended(&mut self, holder: &Holder, now: Duration) -> bool {
-        if holder.process.as_ref().is_some_and(Process::is_gone) {
-            return true;
-        }
-        let Some(run) = &holder.run else { return false };
-        let same = |own: &RunRef| own.id == run.id && own.repository == run.repository;
-        if self.wanted.holder.run.as_ref().is_some_and(|own| same(own) && own.attempt > run.attempt) {
-            return true; // GitHub starts a run again only when it has ended
-        }
-        if self.wanted.holder.run.as_ref().is_some_and(same) {
-            return false; // our own run still goes on
-        }
-        let name = format!("{}/{}", run.id, run.attempt);
-        if let Some((known, at, ended)) = &self.asked
-            && *known == name
-            && (*ended || now.saturating_sub(*at) < self.times.beat())
-        {
-            return *ended;
-        }
-        let own = match self.wanted.forge {
-            Forge::GitHub(github) => run.repository.as_deref() == Some(github.repository()),
-            Forge::Absent { .. } => false,
-        };
-        let ended = own && matches!(self.wanted.forge.run_ended(&run.id, run.attempt).await, Ok(Some(true)));
-        self.asked = Some((name, now, ended));
-        ended
-    }
-
-    /// Tries to be the one who takes the lease. Nothing when another one was faster.
-    async fn claim(&mut self, last: u64, why: String) -> Result<Option<Lease>> {
-        let Wanted { world, store, key, holder, .. } = self.wanted;
-        let began = world.clock.now();
-        let sheet = Sheet::new(last + 1, holder.clone(), self.times.expiry.as_secs().max(1));
-        let name = lease_name(sheet.fence);
-        let Some(mark) = store.create(&self.folder, &name, &sheet.json()).await? else { return Ok(None) };
-        // A number that was free only because it is long past holds nothing.
-        let seen = look(store, key).await?;
-        if !seen.top.as_ref().is_some_and(|(fence, entry)| *fence == sheet.fence && entry.mark == mark) {
-            return Ok(None);
-        }
-        if !why.is_empty() {
-            world.console.line(&format!("  the lease {key} is taken over: {why}"));
-        }
-        let held = Held { store: (*store).clone(), key: (*key).clone(), sheet, mark, renewed: began };
-        Ok(Some(Lease::start(held, world, self.times)))
-    }
-
-    /// Keeps our place in the queue.
-    async fn stay(&mut self, seen: &Seen, now: Duration) -> Result<()> {
-        let Wanted { store, holder, .. } = self.wanted;
-        let sheet = |sign: u32| json!({"schema": 1, "holder": holder, "sign": sign});
-        if let Some(ticket) = &mut self.ticket {
-            if now.saturating_sub(ticket.written) < self.times.beat() {
-                return Ok(());
-            }
-            ticket.sign = (ticket.sign + 1) % SIGNS;
-            ticket.written = now;
-            if store.put(&self.folder, &ticket.name, &sheet(ticket.sign)).await?.is_none() {
-                self.ticket = None; // somebody took us for dead: at the end of the queue again
-            }
-            return Ok(());
-        }
-        let last = seen.waiting.last().and_then(|entry| entry.name.strip_prefix("wait-")?.parse::<u64>().ok()).unwrap_or(0);
-        for number in last + 1..last + 100 {
-            let name = format!("wait-{number:010}");
-            if store.create(&self.folder, &name, &sheet(0)).await?.is_some() {
-                self.ticket = Some(Ticket { name, sign: 0, written: now });
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn say(&mut self, ahead: usize, left: Duration, now: Duration) {
-        let Some((_, Sheet { holder: Some(holder), .. })) = &self.sheet else { return };
-        let what = format!("{holder}{ahead}");
-        if self.said.as_ref().is_some_and(|(said, at)| *said == what && now.saturating_sub(*at) < self.times.expiry) {
-            return;
-        }
-        let age = self.sheet.as_ref().map(|(_, sheet)| sheet.age()).unwrap_or_default();
-        let seconds = |length: Duration| humantime::format_duration(Duration::from_secs(length.as_secs())).to_string();
-        self.wanted.world.console.line(&format!(
-            "  waiting for the lease {}: held by {holder} for {}; position {}; giving up in {}",
-            self.wanted.key,
-            seconds(age),
-            ahead + 1,
-            seconds(left)
-        ));
-        self.said = Some((what, now));
-    }
-
-    fn too_late(&self, waited: Duration) -> Error {
-        let holder = self.sheet.as_ref().and_then(|(_, sheet)| Some((sheet.holder.as_ref()?, sheet)));
-        let (by, log) = match holder {
-            Some((holder, sheet)) => {
-                let log = holder.run.as_ref().and_then(|run| run.url.clone()).map(|url| format!("its log: {url}\n")).unwrap_or_default();
-                (format!("it is held by {holder} for {}", spoken(sheet.age())), log)
-            }
-            None => ("others were first".to_owned(), String::new()),
-        };
-        let environment = self.wanted.key.environment();
-        Error::new(Reason::LockTimeout, format!("the lease {} was not free within {}: {by}", self.wanted.key, spoken(waited))).hint(format!(
-            "{log}wait longer with --lock-timeout; if the holder is stuck: tidegate lock release {environment} --reason TEXT"
-        ))
-    }
-}
-
-fn lease_name(fence: u64) -> String {
+pub(super) fn lease_name(fence: u64) -> String {
     format!("lease-{fence:010}")
 }
 
@@ -496,25 +286,26 @@ pub struct Lease {
     stop: Cancel,
 }
 
-struct Held {
-    store: Store,
-    key: Key,
-    sheet: Sheet,
-    mark: String,
+pub(super) struct Held {
+    pub(super) store: Store,
+    pub(super) key: Key,
+    pub(super) sheet: Sheet,
+    pub(super) mark: String,
     /// When the last renewal that worked was begun.
-    renewed: Duration,
+    pub(super) renewed: Duration,
 }
 
 impl Held {
-    async fn look(&self) -> Result<(bool, Seen)> {
+    /// Whether the store still says that it is ours.
+    async fn look(&self) -> Result<bool> {
         let seen = look(&self.store, &self.key).await?;
-        let ours = seen.top.as_ref().is_some_and(|(fence, entry)| *fence == self.sheet.fence && entry.mark == self.mark);
-        Ok((ours, seen))
+        Ok(seen.top.as_ref().is_some_and(|(fence, entry)| *fence == self.sheet.fence && entry.mark == self.mark))
     }
 
-    /// Says that we live; `false` when the lease is not ours any more.
+    /// Says that we live; `false` when the lease is not ours any more. On the forge the write itself tells: who takes a
+    /// lease removes the one before, and a ref that is gone cannot be moved.
     async fn renew(&mut self, now: Duration) -> Result<bool> {
-        if !self.look().await?.0 {
+        if self.store.kind() != Kind::Forge && !self.look().await? {
             return Ok(false);
         }
         self.sheet.sign = (self.sheet.sign + 1) % SIGNS;
@@ -526,24 +317,19 @@ impl Held {
     }
 
     async fn release(&mut self) -> Result<()> {
-        let (ours, seen) = self.look().await?;
-        if !ours {
+        if !self.look().await? {
             return Ok(()); // it belongs to somebody else: not ours to give away
         }
-        let folder = self.key.folder("lock");
         self.sheet.holder = None;
-        self.store.put(&folder, &lease_name(self.sheet.fence), &self.sheet.json()).await?;
-        for older in &seen.older {
-            self.store.delete(&folder, &older.name).await?;
-        }
-        Ok(())
+        self.store.put(&self.key.folder("lock"), &lease_name(self.sheet.fence), &self.sheet.json()).await.map(drop)
     }
 }
 
 impl Lease {
-    fn start(held: Held, world: &World, times: Times) -> Self {
+    pub(super) fn start(held: Held, world: &World, times: Times) -> Self {
         let (lost, stop) = (Cancel::new(), Cancel::new());
-        let lease = Self { fence: held.sheet.fence, held: Arc::new(Mutex::new(held)), clock: world.clock, expiry: times.expiry, lost, stop };
+        let lease =
+            Self { fence: held.sheet.fence, held: Arc::new(Mutex::new(held)), clock: world.clock, expiry: times.expiry, lost, stop };
         tokio::spawn(beat(lease.held.clone(), (lease.clock, times), (lease.lost.clone(), lease.stop.clone())));
         lease
     }
@@ -566,7 +352,7 @@ impl Lease {
     /// Asks the store once more; right before something is changed that only the holder may change.
     pub async fn confirm(&self) -> Result<()> {
         let held = self.held.lock().await;
-        let (ours, _) = held.look().await?;
+        let ours = held.look().await?;
         let fresh = self.clock.now().saturating_sub(held.renewed) < self.expiry;
         if ours && fresh && !self.lost.is_cancelled() {
             return Ok(());

@@ -14,16 +14,17 @@ use crate::targets::{Settled, kubernetes};
 use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
 use futures::FutureExt;
-use tokio::sync::OnceCell;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 
 mod early;
 pub mod lease;
 pub mod ledger;
+mod waiter;
 mod waits;
 
 use ledger::Ledger;
@@ -35,7 +36,7 @@ const TELLING_GRACE: Duration = Duration::from_secs(10);
 
 /// What a step answers.
 enum Answer {
-    Image(String, Ready),
+    Image(String, Box<Ready>),
     Target(Settled),
     Note(String),
 }
@@ -253,7 +254,7 @@ impl Runner<'_> {
 
     async fn image(&self, index: usize) -> Result<Answer> {
         let job = self.job(index)?;
-        Ok(Answer::Image(job.image.name.clone(), image::ensure(&job).await?))
+        Ok(Answer::Image(job.image.name.clone(), Box::new(image::ensure(&job).await?)))
     }
 
     /// The image that a step made ready.
@@ -342,7 +343,7 @@ impl Runner<'_> {
                 report.images.push(ReportedImage::of(&name, &ready.pushed, how));
                 let note = format!("{}, {}\n    {}", ready.note, size(ready.pushed.size), ready.pushed.reference());
                 if let Ok(mut images) = self.images.lock() {
-                    images.insert(name, ready);
+                    images.insert(name, *ready);
                 }
                 note
             }

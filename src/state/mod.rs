@@ -113,7 +113,8 @@ impl Rule {
         let wrong = |sentence: String| (sentence, "write auto, forge, s3://bucket/prefix, redis://host:6379 or file:folder".to_owned());
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            let fine = bucket.len() >= 3 && bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
+            let fine =
+                bucket.len() >= 3 && bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'));
             return match fine {
                 true => Ok(Self::S3(bucket.to_owned(), prefix.trim_matches('/').to_owned())),
                 false => Err(wrong(format!("{bucket:?} is not a bucket"))),
@@ -235,6 +236,14 @@ impl Store {
         Ok(entries)
     }
 
+    /// The same, where the marks do not matter.
+    pub async fn names(&self, folder: &str) -> Result<Vec<Entry>> {
+        let Backend::S3(bucket) = &self.backend else { return self.list(folder).await };
+        let mut entries = bucket.names(folder).await.map_err(refuse)?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
     /// What an entry of a list holds; `None` when it is gone.
     pub async fn read(&self, folder: &str, entry: &Entry) -> Result<Option<Value>> {
         match &self.backend {
@@ -313,8 +322,9 @@ pub fn is_ci(vars: &Vars) -> bool {
 
 /// An object whose text is not what tidegate writes.
 pub(crate) fn unreadable(place: &str, why: &str) -> Error {
-    Error::new(Reason::LockUnreachable, format!("{place} cannot be read: {why}"))
-        .hint("it was damaged, or written by something else or a newer tidegate: look at it, then `tidegate lock release ENV --reason TEXT`")
+    Error::new(Reason::LockUnreachable, format!("{place} cannot be read: {why}")).hint(
+        "it was damaged, or written by something else or a newer tidegate: look at it, then `tidegate lock release ENV --reason TEXT`",
+    )
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ impl Store {
     async fn history_in_objects(&self, key: &Key) -> Result<Vec<Record>> {
         let folder = key.folder("records");
         let mut history = Vec::new();
-        for entry in self.list(&folder).await?.iter().rev().take(LOOK_BACK) {
+        for entry in self.names(&folder).await?.iter().rev().take(LOOK_BACK) {
             let Some(value) = self.read(&folder, entry).await? else { continue };
             let record = Record::of(value, &format!("the record {folder}/{}", entry.name))?;
             let settled = is_settled(&record);
@@ -326,7 +326,8 @@ pub async fn record_on_forge(github: &GitHub, key: &Key, record: &Record, shown:
     let sha = record.commit.as_deref().unwrap_or(&shown.branch);
     let description = format!("{} by tidegate", record.version);
     let Shown { transient, production, .. } = *shown;
-    let new = NewDeployment { sha, environment: key.environment(), description: &description, transient, production, payload: record.payload() };
+    let new =
+        NewDeployment { sha, environment: key.environment(), description: &description, transient, production, payload: record.payload() };
     github.create_deployment(&new).await
 }
 

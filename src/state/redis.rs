@@ -143,8 +143,11 @@ impl Server {
     }
 
     fn failed(&self, error: &redis::RedisError) -> Error {
-        if error.code().is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM")) {
-            return self.unreachable(&chain(error)).hint("set TIDEGATE_REDIS_PASSWORD (and TIDEGATE_REDIS_USERNAME) for a user that may run scripts");
+        let refused = error.code().is_some_and(|code| matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM"));
+        if refused || error.kind() == redis::ErrorKind::AuthenticationFailed {
+            return self
+                .unreachable(&chain(error))
+                .hint("set TIDEGATE_REDIS_PASSWORD (and TIDEGATE_REDIS_USERNAME) for a user that may run scripts");
         }
         self.unreachable(&chain(error))
     }

@@ -50,8 +50,24 @@ impl Bucket {
             .await
     }
 
-    /// What is in a folder.
+    /// What is in a folder. Some makers' lists do not say ETags: then every object is asked.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        let mut entries = self.names(folder).await?;
+        for entry in entries.iter_mut().filter(|entry| entry.mark.is_empty()) {
+            let key = self.key(folder, &entry.name);
+            let answer = self.client().await?.head_object().bucket(&self.bucket).key(&key).send().await;
+            match answer {
+                Ok(answer) => entry.mark = self.mark(&key, answer.e_tag())?,
+                Err(error) if error.raw_response().is_some_and(|raw| raw.status().as_u16() == 404) => {} // gone meanwhile
+                Err(error) => return Err(self.failed(&key, &error)),
+            }
+        }
+        entries.retain(|entry| !entry.mark.is_empty());
+        Ok(entries)
+    }
+
+    /// The same without marks where they would cost requests.
+    pub async fn names(&self, folder: &str) -> Result<Vec<Entry>> {
         let prefix = self.key(folder, "");
         let request = self.client().await?.list_objects_v2().bucket(&self.bucket).prefix(&prefix);
         let mut pages = request.into_paginator().send();
@@ -60,7 +76,8 @@ impl Bucket {
             let page = page.map_err(|error| self.failed(&prefix, &error))?;
             for object in page.contents() {
                 let name = object.key().and_then(|key| key.strip_prefix(&prefix)?.strip_suffix(".json"));
-                let (Some(name), Some(mark)) = (name, object.e_tag()) else { continue };
+                let Some(name) = name else { continue };
+                let mark = object.e_tag().unwrap_or_default();
                 let stamp = object.last_modified().map(aws_smithy_types::DateTime::as_secs_f64);
                 entries.push(Entry { name: name.to_owned(), mark: mark.to_owned(), stamp });
             }
@@ -68,8 +85,18 @@ impl Bucket {
         Ok(entries)
     }
 
-    /// What an object holds.
+    /// What an object holds. An answer that breaks off in the middle is asked for again.
     pub async fn read(&self, folder: &str, name: &str) -> Result<Option<Value>> {
+        let mut tries = 1;
+        loop {
+            match self.read_once(folder, name).await {
+                Err(error) if error.lost && tries < 4 => tries += 1,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn read_once(&self, folder: &str, name: &str) -> Result<Option<Value>> {
         let key = self.key(folder, name);
         let answer = match self.client().await?.get_object().bucket(&self.bucket).key(&key).send().await {
             Err(error) if error.as_service_error().is_some_and(aws_sdk_s3::operation::get_object::GetObjectError::is_no_such_key) => {
@@ -81,7 +108,8 @@ impl Bucket {
         if answer.content_length().is_some_and(|length| length > OBJECT_LIMIT) {
             return Err(unreadable(&place, "it is too large"));
         }
-        let bytes = answer.body.collect().await.map_err(|error| unreadable(&place, &error.to_string()))?.into_bytes();
+        let broken = |error| Error { lost: true, ..Error::new(Reason::ForgeFailed, format!("{place} cannot be read: {error}")) };
+        let bytes = answer.body.collect().await.map_err(broken)?.into_bytes();
         serde_json::from_slice(&bytes).map(Some).map_err(|error| unreadable(&place, &error.to_string()))
     }
 
@@ -95,7 +123,8 @@ impl Bucket {
             // 412: it exists. 409: another one is creating it at this moment.
             Err(error) if error.raw_response().is_some_and(|raw| matches!(raw.status().as_u16(), 409 | 412)) => {
                 // An answer that was lost makes the client send again what it has created itself.
-                let ours = self.read(folder, name).await?.as_ref() == Some(value);
+                // What another run is writing at this moment may not be readable yet, and is not ours.
+                let ours = self.read(folder, name).await.is_ok_and(|there| there.as_ref() == Some(value));
                 Ok(if ours { self.list(folder).await?.into_iter().find(|entry| entry.name == name).map(|entry| entry.mark) } else { None })
             }
             Err(error) => Err(self.failed(&key, &error)),
@@ -150,7 +179,9 @@ impl Bucket {
         let failure = aws::failure(&format!("the state in s3://{}/{key} cannot be used", self.bucket), Reason::ForgeFailed, error);
         match (missing, failure.hint.is_some()) {
             (true, _) => failure.hint("create the bucket; tidegate does not"),
-            (false, true) => failure.hint("needed: s3:ListBucket on the bucket; s3:GetObject, s3:PutObject, s3:DeleteObject on its objects"),
+            (false, true) => {
+                failure.hint("needed: s3:ListBucket on the bucket; s3:GetObject, s3:PutObject, s3:DeleteObject on its objects")
+            }
             (false, false) => failure,
         }
     }

@@ -61,7 +61,10 @@ fn a_store_that_is_away_refuses() {
 
 #[test]
 fn a_token_that_may_not_write_is_told_which_line_is_missing() {
-    for (on, line) in [("POST /github/repos/acme/demo/git/commits", "contents: write"), ("POST /github/repos/acme/demo/deployments", "deployments: write")] {
+    for (on, line) in [
+        ("POST /github/repos/acme/demo/git/commits", "contents: write"),
+        ("POST /github/repos/acme/demo/deployments", "deployments: write"),
+    ] {
         let mut world = World::new();
         let body = json!({"message": "Resource not accessible by integration"});
         let fault = Fault { on, times: 9, status: 403, headers: vec![], body, after_effect: false };

@@ -43,6 +43,10 @@ macro_rules! stories {
                 story::cancelled_anywhere_the_next_run_ends_it($keep);
             }
             #[test]
+            fn a_killed_run_leaves_its_producers_to_the_next_one() {
+                story::a_killed_run_leaves_its_producers_to_the_next_one($keep);
+            }
+            #[test]
             fn leases_are_seen_taken_and_released_by_hand() {
                 story::leases_are_seen_taken_and_released_by_hand($keep);
             }
@@ -118,7 +122,10 @@ fn switched(world: &World) -> Vec<String> {
 /// Slow to build, quick to be overtaken: what was merged first must not end up on top.
 pub fn the_older_run_ends_last(keep: Keep) {
     let world = world(keep);
-    let (old, new) = (world.head(), { world.write("app", "two\n"); world.commit("two") });
+    let (old, new) = (world.head(), {
+        world.write("app", "two\n");
+        world.commit("two")
+    });
     world.sandbox.with(|outside| outside.holds.push(format!("demo%3A{}", &old[..7])));
     let late = piped(world.merge(&old, 1));
     world.until("the old run builds", |outside| outside.held == 1);
@@ -135,7 +142,12 @@ pub fn the_older_run_ends_last(keep: Keep) {
 pub fn twenty_merges_at_once(keep: Keep) {
     let mut world = world(keep);
     world.var("TIDEGATE_LEASE_EXPIRY", "12s");
-    let commits: Vec<String> = (0..20).map(|n| { world.write("app", &format!("{n}\n")); world.commit(&n.to_string()) }).collect();
+    let commits: Vec<String> = (0..20)
+        .map(|n| {
+            world.write("app", &format!("{n}\n"));
+            world.commit(&n.to_string())
+        })
+        .collect();
     commits.iter().for_each(|sha| drop(world.checkout(sha)));
     // Not in the order of their making: 0, 7, 14, 1, 8, …
     let runs: Vec<Child> = (0..20).map(|n| (n * 7) % 20).map(|n| piped(world.merge(&commits[n], n as u32 + 1))).collect();
@@ -156,7 +168,11 @@ pub fn twenty_merges_at_once(keep: Keep) {
         .collect();
     assert!(fences.windows(2).all(|pair| pair[0] < pair[1]), "each switch under a lease of its own: {fences:?}");
     assert!(world.runs_on("dev").contains(&commits[19][..7]));
-    assert!(world.deployments().iter().all(|states| states.last().is_some_and(|state| state != "in_progress")), "{:?}", world.deployments());
+    assert!(
+        world.deployments().iter().all(|states| states.last().is_some_and(|state| state != "in_progress")),
+        "{:?}",
+        world.deployments()
+    );
     all_free(&world);
 }
 
@@ -186,7 +202,10 @@ pub fn a_stalled_holder_wakes_up_too_late(keep: Keep) {
     let mut world = world(keep);
     world.configure("tags: [latest]", DRAIN);
     world.var("TIDEGATE_LEASE_EXPIRY", "2s");
-    let (old, new) = (world.commit("drain"), { world.write("app", "two\n"); world.commit("two") });
+    let (old, new) = (world.commit("drain"), {
+        world.write("app", "two\n");
+        world.commit("two")
+    });
     world.checkout(&new);
     let (stalled, mut rest) = draining(&world, &old, 1);
     signal("-STOP", &stalled);
@@ -208,7 +227,10 @@ pub fn the_second_run_waits_for_the_first(keep: Keep) {
     let mut world = world(keep);
     world.configure("tags: [latest]", DRAIN);
     world.var("TIDEGATE_LEASE_EXPIRY", "4s");
-    let (old, new) = (world.commit("drain"), { world.write("app", "two\n"); world.commit("two") });
+    let (old, new) = (world.commit("drain"), {
+        world.write("app", "two\n");
+        world.commit("two")
+    });
     let (first, _lines) = draining(&world, &old, 1);
     let mut second = piped(world.merge(&new, 2));
     let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
@@ -231,7 +253,10 @@ pub fn the_second_run_waits_for_the_first(keep: Keep) {
 pub fn a_finished_run_again_changes_nothing(keep: Keep) {
     let mut world = world(keep);
     world.configure("tags: [latest]", DRAIN);
-    world.configure("quiet: 1s, timeout: 10m", "quiet: 1s, timeout: 10m, pause: {command: [./producers, stop]}, resume: {command: [./producers, start]}");
+    world.configure(
+        "quiet: 1s, timeout: 10m",
+        "quiet: 1s, timeout: 10m, pause: {command: [./producers, stop]}, resume: {command: [./producers, start]}",
+    );
     producers(&world);
     world.commit("drain");
     world.pushed().run(&["run"]).must(0, "deploy.done");
@@ -254,7 +279,8 @@ pub fn a_finished_run_again_changes_nothing(keep: Keep) {
 
 /// Requests that change something. Reads of AWS are POSTs as well.
 fn changes(ran: &Ran) -> Vec<String> {
-    let reads = ["GetAuthorizationToken", "BatchGetImage", "DescribeRepositories", "GetQueue", "ListQueues", "AssumeRole", "POST /aws/clusters"];
+    let reads =
+        ["GetAuthorizationToken", "BatchGetImage", "DescribeRepositories", "GetQueue", "ListQueues", "AssumeRole", "POST /aws/clusters"];
     let reading = |line: &&String| line.starts_with("GET ") || line.starts_with("HEAD ") || reads.iter().any(|read| line.contains(read));
     ran.log.iter().filter(|line| !reading(line)).cloned().collect()
 }
@@ -268,7 +294,10 @@ fn producers(world: &World) {
 fn full(keep: Keep) -> World {
     let mut world = world(keep);
     world.configure("tags: [latest]", DRAIN);
-    world.configure("quiet: 1s, timeout: 10m", "quiet: 500ms, timeout: 10m, pause: {command: [./producers, stop]}, resume: {command: [./producers, start]}");
+    world.configure(
+        "quiet: 1s, timeout: 10m",
+        "quiet: 500ms, timeout: 10m, pause: {command: [./producers, stop]}, resume: {command: [./producers, start]}",
+    );
     producers(&world);
     world.commit("drain");
     world.pushed();
@@ -281,7 +310,7 @@ fn once(world: &World, when: &str, cancelled: bool) {
     let version = world.head()[..7].to_owned();
     let again = world.command(&["run"]).env("GITHUB_RUN_ATTEMPT", "2").output().unwrap();
     assert_eq!(again.status.code(), Some(0), "{when}: {}", text(&again));
-    assert_eq!(switched(world), [version.clone()], "{when}: one switch\n{}", text(&again));
+    assert_eq!(switched(world), std::slice::from_ref(&version), "{when}: one switch\n{}", text(&again));
     assert!(world.runs_on("dev").contains(&version), "{when}");
     assert_eq!(world.comments().len(), 1, "{when}: one comment");
     assert!(world.comments()[0].contains("✅"), "{when}: {}", world.comments()[0]);
@@ -360,6 +389,29 @@ fn stopped_at(world: &World, at: (usize, bool), name: &str, code: Option<i32>) {
     world.sandbox.with(|outside| outside.stop_at = None);
 }
 
+/// What was stopped is not stopped again, and is started again by whoever comes next.
+pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
+    let world = full(keep);
+    busy(&world, 5);
+    let mut run = piped(world.command(&["run"]));
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("5 visible")), "it waits for the queue");
+    signal("-KILL", &run);
+    run.wait().unwrap();
+    busy(&world, 0);
+    let log = || std::fs::read_to_string(world.path("producers.log")).unwrap();
+    assert_eq!(log(), "stop\n");
+    let again = world.run(&["run"]);
+    again.must(0, "deploy.done");
+    assert!(
+        again.err.contains("run 77 ended without a word at drain") && again.err.contains("stopped the producers already"),
+        "{}",
+        again.err
+    );
+    assert_eq!(log(), "stop\nstart\n");
+    once(&world, "killed while it waited", false);
+}
+
 /// `tidegate lock` and `tidegate status`.
 pub fn leases_are_seen_taken_and_released_by_hand(keep: Keep) {
     let mut world = world(keep);
@@ -377,7 +429,10 @@ pub fn leases_are_seen_taken_and_released_by_hand(keep: Keep) {
     world.run(&["run"]).must(0, "deploy.done");
     let row = status(&world, "dev");
     let version = world.head()[..7].to_owned();
-    assert_eq!((row["version"].as_str(), row["who"].as_str(), row["run"]["id"].as_str()), (Some(version.as_str()), Some("octocat"), Some("77")));
+    assert_eq!(
+        (row["version"].as_str(), row["who"].as_str(), row["run"]["id"].as_str()),
+        (Some(version.as_str()), Some("octocat"), Some("77"))
+    );
     assert_eq!((row["commit"].as_str(), &row["drift"], &row["last"]), (Some(world.head().as_str()), &Value::Null, &Value::Null), "{row}");
     assert!(world.runs_on("dev").ends_with(row["images"][0]["digest"].as_str().unwrap()), "{row}");
     // The next merge is on its way: what runs is behind the branch.
@@ -387,7 +442,10 @@ pub fn leases_are_seen_taken_and_released_by_hand(keep: Keep) {
     world.sandbox.with(|outside| outside.mood = tidegate::rehearse::sandbox::ClusterMood::ImagePull);
     world.pushed().run(&["run"]).must(1, "target.image-pull");
     let row = status(&world, "dev");
-    assert_eq!((row["version"].as_str(), row["last"]["version"].as_str(), row["last"]["verdict"].as_str()), (Some(version.as_str()), Some(&tip[..7]), Some("failed")));
+    assert_eq!(
+        (row["version"].as_str(), row["last"]["version"].as_str(), row["last"]["verdict"].as_str()),
+        (Some(version.as_str()), Some(&tip[..7]), Some("failed"))
+    );
     for wrong in [["lock", "release", "nowhere", "--reason", "x"], ["lock", "take", "dev", "--reason", " "]] {
         assert_eq!(world.run(&wrong).code, 2);
     }

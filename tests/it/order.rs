@@ -83,7 +83,8 @@ fn a_workload_of_a_later_lease_is_not_changed() {
     assert_eq!(annotation(&world), "forge:acme/demo:demo/dev#1");
     world.sandbox.with(|outside| {
         let key = ("deployments".to_owned(), "dev".to_owned(), "web".to_owned());
-        outside.cluster.objects.get_mut(&key).unwrap()["metadata"]["annotations"]["tidegate.dev/lease"] = json!("forge:acme/demo:demo/dev#9");
+        outside.cluster.objects.get_mut(&key).unwrap()["metadata"]["annotations"]["tidegate.dev/lease"] =
+            json!("forge:acme/demo:demo/dev#9");
     });
     world.write("app", "two\n");
     world.commit("two");

@@ -48,6 +48,7 @@ pub struct World {
     /// Damages what the store holds, where that is not the pretend forge.
     pub damage: Option<Box<dyn Fn()>>,
     /// What has to live as long as the world: other programs.
+    #[allow(dead_code)] // it keeps them alive
     pub beside: Vec<Box<dyn std::any::Any>>,
     vars: BTreeMap<String, String>,
 }

@@ -70,7 +70,9 @@ fn our_requests_and_the_sandboxs_answers_fit_githubs_description() {
     let said = prism.said().join("\n");
     let looked = world.run(&["status", "--format", "json"]);
     assert_eq!(looked.code, 0, "{}", looked.err);
-    for asked in ["/issues/12/comments", "/deployments", "/statuses", "/pulls", "/compare/", "/git/refs", "/git/matching-refs", "/git/commits"] {
+    for asked in
+        ["/issues/12/comments", "/deployments", "/statuses", "/pulls", "/compare/", "/git/refs", "/git/matching-refs", "/git/commits"]
+    {
         assert!(said.contains(asked), "{asked} was never asked for:\n{said}");
     }
 }
@@ -82,7 +84,7 @@ fn a_wrong_answer_of_the_sandbox_would_be_seen() {
     let prism = Prism::before(&mut world);
     let fault = tidegate::rehearse::sandbox::Fault {
         on: "POST /github/repos/acme/demo/issues",
-        times: 1,
+        times: 99,
         status: 201,
         headers: vec![],
         body: json!({"id": "not a number"}),

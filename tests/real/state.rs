@@ -13,19 +13,21 @@ fn own() -> u32 {
     NEXT.fetch_add(1, Ordering::SeqCst)
 }
 
+/// redis-cli on one database.
+fn redis(number: u32, args: &[&str]) -> String {
+    let (server, password, number) = (part("TIDEGATE_REAL_REDIS"), part("TIDEGATE_REAL_REDIS_PASSWORD"), number.to_string());
+    let port = server.split(':').nth(1).unwrap();
+    program(&[&["redis-cli", "--no-auth-warning", "-a", &password, "-p", port, "-n", &number], args].concat())
+}
+
 fn in_redis(world: &mut World) {
     let (server, number) = (part("TIDEGATE_REAL_REDIS"), own());
+    redis(number, &["FLUSHDB"]);
     world.configure("images:", &format!("state: \"redis://{server}/{number}\"\nimages:"));
     world.var("TIDEGATE_REDIS_PASSWORD", part("TIDEGATE_REAL_REDIS_PASSWORD"));
     world.damage = Some(Box::new(move || {
-        let ask = |args: &[&str]| {
-            let (port, password, number) = (server.split(':').nth(1).unwrap(), part("TIDEGATE_REAL_REDIS_PASSWORD"), number.to_string());
-            let mut all = vec!["redis-cli", "--no-auth-warning", "-a", &password, "-p", port, "-n", &number];
-            all.extend(args);
-            program(&all)
-        };
-        for lease in ask(&["HKEYS", "tidegate:demo/dev/lock"]).lines() {
-            ask(&["HSET", "tidegate:demo/dev/lock", lease, "m:1:{\"schema\""]);
+        for lease in redis(number, &["HKEYS", "tidegate:demo/dev/lock"]).lines() {
+            redis(number, &["HSET", "tidegate:demo/dev/lock", lease, "m:1:{\"schema\""]);
         }
     }));
 }
@@ -41,7 +43,7 @@ async fn client(endpoint: &str) -> aws_sdk_s3::Client {
 }
 
 fn in_bucket(world: &mut World, endpoint: String) {
-    let bucket = format!("tidegate-state-{}", own());
+    let bucket = format!("tidegate-state-{}-{}", std::process::id(), own());
     world.configure("images:", &format!("state: s3://{bucket}/tide\nimages:"));
     world.var("AWS_ENDPOINT_URL_S3", &endpoint);
     let place = aws_sdk_s3::types::BucketLocationConstraint::UsWest2;
@@ -69,6 +71,33 @@ fn in_moto(world: &mut World) {
 
 fn in_s3s(world: &mut World) {
     in_bucket(world, part("TIDEGATE_REAL_S3S"));
+}
+
+/// A wrong password is told as what it is, and never shown.
+#[test]
+fn a_login_that_redis_refuses_is_told() {
+    let mut world = World::new();
+    in_redis(&mut world);
+    world.commit("state");
+    world.var("TIDEGATE_REDIS_PASSWORD", "wrong-password");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(4, "lock.unreachable");
+    assert!(ran.err.contains("set TIDEGATE_REDIS_PASSWORD"), "{}", ran.err);
+    let leaked = ran.err.lines().filter(|line| line.contains("wrong-password") && !line.starts_with("::add-mask::")).count();
+    assert_eq!(leaked, 0, "{}", ran.err);
+}
+
+/// The scripts are forgotten, as after a restart of the server: they are sent again.
+#[test]
+fn redis_may_forget_its_scripts() {
+    let mut world = World::new();
+    in_redis(&mut world);
+    world.commit("state");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    redis(0, &["SCRIPT", "FLUSH"]);
+    world.write("app", "two\n");
+    world.commit("two");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
 }
 
 crate::never_twice::stories!(redis, super::in_redis);

@@ -1,270 +1,56 @@
-//! What to do, as a value: one recipe per event, in the order of a version's life. Prints itself, has a hash. Pure.
+//! One recipe per event, in the order of a version's life; then the parts that recipes are made of. Pure.
 
+use super::{Action, Build, DrainWork, KubernetesWork, Plan, PlannedGate, PlannedImage, Step, Work};
 use crate::config::{self, Config, Dockerfile, Environment, Gate, Kubernetes, Loaded, Promote, Target, template::Values};
-use crate::context::{Decision, Outcome, Request};
+use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
-use crate::event::{Event, Kind, is_full_sha, short};
+use crate::event::{Event, is_full_sha, short};
 use crate::registry::Repository;
 use crate::targets::kubernetes::Workload;
-use crate::variables::{self, Variables};
-use crate::version::{Version, check_image_tag, hex};
-use serde::Serialize;
-use sha2::{Digest, Sha256};
-use std::time::Duration;
+use crate::version::{Version, check_image_tag};
 
-/// Everything that a run will do.
-#[derive(Clone, Debug, Serialize)]
-pub struct Plan {
-    /// The version of this shape; always 1.
-    pub schema: u32,
-    /// The first 12 hex digits of SHA-256 over everything else, without times and live facts.
-    pub hash: String,
-    /// What to do.
-    pub outcome: Outcome,
-    /// The reason code.
-    pub reason: Reason,
-    /// The environment's key.
-    pub environment: Option<String>,
-    /// The version.
-    pub version: Option<String>,
-    /// The images.
-    pub images: Vec<PlannedImage>,
-    /// The conditions before the switch.
-    pub gates: Vec<PlannedGate>,
-    /// The steps, each with the steps it waits for.
-    pub steps: Vec<Step>,
-    /// The lease under which it is done; none when nothing is done.
-    pub lock: Option<Lock>,
-    /// Where a rollback would lead; none yet.
-    pub rollback: Option<()>,
-    /// What can be foreseen to go wrong.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-    /// Why, for a person.
-    #[serde(skip)]
-    pub sentence: String,
-    /// The commit that the version is of.
-    #[serde(skip)]
-    pub commit: Option<String>,
-    /// The environment's name on the forge: a preview has its own.
-    #[serde(skip)]
-    pub display_environment: String,
-    /// Whether this environment belongs to a pull request.
-    #[serde(skip)]
-    pub is_preview: bool,
-    /// What happens to the other targets when one fails.
-    #[serde(skip)]
-    pub on_partial: config::OnPartial,
-}
-
-/// The lease of a plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct Lock {
-    /// Its name: project and environment.
-    pub key: String,
-    /// Whom it holds back.
-    pub scope: String,
-    /// Where it is kept.
-    pub store: crate::state::Kind,
-}
-
-/// An image of the plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct PlannedImage {
-    /// Its key.
-    pub name: String,
-    /// Registry host and repository.
-    pub repository: String,
-    /// The version's tag first, then aliases.
-    pub tags: Vec<String>,
-    /// How it comes to be.
-    pub action: Action,
-    /// Everything that a build needs.
-    #[serde(skip)]
-    pub build: Build,
-}
-
-/// How an image comes to be. Whatever the plan says, an image that is already there is reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// It is built.
-    Build,
-    /// It was pushed before under this version.
-    Reuse,
-    /// The digest built at merge gets this version's tag.
-    Promote,
-}
-
-/// A build with all placeholders filled.
-#[derive(Clone, Debug, Serialize)]
-pub struct Build {
-    /// The configuration's own part.
-    pub image: config::Image,
-    /// Where the image goes.
-    pub repository: Repository,
-    /// Dockerfile candidates, in order.
-    pub dockerfiles: Vec<String>,
-    /// Build arguments.
-    pub args: Vec<(String, String)>,
-    /// The tag under which a merge pushed the same commit.
-    pub source_tag: Option<String>,
-    /// The commit.
-    pub commit: Option<String>,
-    /// The commit that is really checked out, for a pull request's test merge.
-    pub checked_out: Option<String>,
-    /// The version.
-    pub version: Version,
-}
-
-/// A gate of the plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct PlannedGate {
-    /// Its id.
-    pub id: String,
-    /// What it waits for.
-    pub detail: String,
-}
-
-/// A step of the plan.
-#[derive(Clone, Debug, Serialize)]
-pub struct Step {
-    /// Its id.
-    pub id: String,
-    /// What it does.
-    pub title: String,
-    /// The steps it waits for.
-    pub after: Vec<String>,
-    /// The work.
-    #[serde(skip)]
-    pub work: Work,
-}
-
-/// The work of a step.
-#[derive(Clone, Debug, Serialize)]
-pub enum Work {
-    /// Take the lease.
-    Lock,
-    /// Move the image's aliases forward; the index into `images`.
-    Tags(usize),
-    /// Write down that the delivery begins.
-    Record,
-    /// Make sure the image is in its registry; the index into `images`.
-    Image(usize),
-    /// Wait until queues are quiet.
-    Drain(DrainWork),
-    /// Update workloads in Kubernetes.
-    Kubernetes(KubernetesWork),
-    /// Remove what a pull request had.
-    RemovePreview,
-}
-
-/// A drain with all placeholders filled.
-#[derive(Clone, Debug, Serialize)]
-pub struct DrainWork {
-    /// Queue names, URLs, prefixes.
-    pub queues: Vec<String>,
-    /// The regions.
-    pub regions: Vec<String>,
-    /// How long all counts must stay zero.
-    pub quiet: Duration,
-    /// How long to wait in all.
-    pub timeout: Duration,
-    /// Stops the producers.
-    pub pause: Option<Vec<String>>,
-    /// Starts them again.
-    pub resume: Option<Vec<String>>,
-    /// What a timeout means.
-    pub on_timeout: config::OnTimeout,
-    /// The role to assume.
-    pub role: Option<String>,
-}
-
-/// A Kubernetes target with all placeholders filled.
-#[derive(Clone, Debug, Serialize)]
-pub struct KubernetesWork {
-    /// The configuration's own part.
-    pub target: Kubernetes,
-    /// The namespace.
-    pub namespace: String,
-    /// The workloads.
-    pub workloads: Vec<Workload>,
-    /// The image's key.
-    pub image: String,
-    /// The AWS region and role, for EKS.
-    pub aws: config::Aws,
-}
-
-/// Makes the plan of a decision.
-pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decision, variables: &Variables) -> Result<Plan> {
-    let config = &loaded.config;
-    let mut plan = Plan {
-        environment: decision.environment.clone(),
-        version: decision.version.as_ref().map(Version::to_string),
-        commit: decision.commit.clone(),
-        display_environment: decision.environment.clone().unwrap_or_default(),
-        ..Plan::empty(decision.outcome, decision.reason, decision.sentence.clone())
-    };
-    if let Some((name, rules)) = decision.environment.as_ref().and_then(|name| config.environments.get_key_value(name)) {
-        config::refuse_unsupported(loaded, Some(name))?;
-        let values = variables::values(event, config, decision, variables);
-        plan.is_preview = rules.is_preview();
-        plan.on_partial = rules.on_partial;
-        let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
-        builder.display_name()?;
-        match (decision.outcome, request, event.kind) {
-            (Outcome::Remove, _, _) => builder.pull_request_closed(),
-            (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest) => builder.pull_request_opened()?,
-            (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
-            (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
-            (_, Request::Deploy { .. } | Request::Event | Request::PrClosed, _) => builder.deployed_by_hand()?,
-        }
-    }
-    plan.hash = hash(&plan);
-    Ok(plan)
-}
-
-struct Builder<'a> {
-    event: &'a Event,
-    loaded: &'a Loaded,
-    config: &'a Config,
-    name: &'a str,
-    rules: &'a Environment,
-    values: Values,
-    decision: &'a Decision,
-    plan: &'a mut Plan,
+/// A plan while it is made.
+pub(super) struct Builder<'a> {
+    pub(super) event: &'a Event,
+    pub(super) loaded: &'a Loaded,
+    pub(super) config: &'a Config,
+    pub(super) name: &'a str,
+    pub(super) rules: &'a Environment,
+    pub(super) values: Values,
+    pub(super) decision: &'a Decision,
+    pub(super) plan: &'a mut Plan,
 }
 
 /// The recipes, in the order of a version's life.
 impl Builder<'_> {
-    fn pull_request_opened(&mut self) -> Result<()> {
+    pub(super) fn pull_request_opened(&mut self) -> Result<()> {
         self.images(Action::Build)?;
         self.begin();
         self.gates()?;
         self.targets()
     }
 
-    fn pull_request_closed(&mut self) {
+    pub(super) fn pull_request_closed(&mut self) {
         self.lock(Vec::new());
         let title = format!("close the records of {}", self.plan.display_environment);
         self.step("remove", title, vec!["lock".into()], Work::RemovePreview);
     }
 
-    fn merged(&mut self) -> Result<()> {
+    pub(super) fn merged(&mut self) -> Result<()> {
         self.images(Action::Build)?;
         self.begin();
         self.gates()?;
         self.targets()
     }
 
-    fn released(&mut self) -> Result<()> {
+    pub(super) fn released(&mut self) -> Result<()> {
         self.images(Action::Promote)?;
         self.begin();
         self.gates()?;
         self.targets()
     }
 
-    fn deployed_by_hand(&mut self) -> Result<()> {
+    pub(super) fn deployed_by_hand(&mut self) -> Result<()> {
         self.images(Action::Reuse)?;
         self.begin();
         self.gates()?;
@@ -286,7 +72,7 @@ impl Builder<'_> {
         })
     }
 
-    fn display_name(&mut self) -> Result<()> {
+    pub(super) fn display_name(&mut self) -> Result<()> {
         self.plan.display_environment = match (&self.rules.name, self.plan.is_preview) {
             (Some(name), _) => self.fill("name", name)?,
             (None, true) => format!("{}-pr-{}", self.config.project, self.event.pr.unwrap_or_default()),
@@ -495,47 +281,5 @@ fn verb(action: Action) -> &'static str {
         Action::Build => "build",
         Action::Reuse => "find",
         Action::Promote => "promote to",
-    }
-}
-
-/// SHA-256 over the canonical plan: it holds neither times nor live facts.
-fn hash(plan: &Plan) -> String {
-    let work: Vec<&Work> = plan.steps.iter().map(|step| &step.work).collect();
-    let builds: Vec<&Build> = plan.images.iter().map(|image| &image.build).collect();
-    let canonical = serde_json::json!({
-        "outcome": plan.outcome, "environment": plan.environment, "version": plan.version, "commit": plan.commit,
-        "images": plan.images, "gates": plan.gates, "steps": plan.steps, "work": work, "builds": builds,
-    });
-    hex(&Sha256::digest(canonical.to_string().as_bytes())).chars().take(12).collect()
-}
-
-impl Plan {
-    /// The plan of something that cannot be done.
-    pub fn refused(error: &Error) -> Self {
-        let mut plan = Self::empty(Outcome::Refuse, error.reason, error.lines().join("\n"));
-        plan.hash = hash(&plan);
-        plan
-    }
-
-    fn empty(outcome: Outcome, reason: Reason, sentence: String) -> Self {
-        Self {
-            schema: 1,
-            hash: String::new(),
-            outcome,
-            reason,
-            environment: None,
-            version: None,
-            images: Vec::new(),
-            gates: Vec::new(),
-            steps: Vec::new(),
-            lock: None,
-            rollback: None,
-            warnings: Vec::new(),
-            sentence,
-            commit: None,
-            display_environment: String::new(),
-            is_preview: false,
-            on_partial: config::OnPartial::Stop,
-        }
     }
 }
