@@ -41,7 +41,7 @@ fn show(file: &str, text: &str, problem: &Problem) -> String {
     let path = if problem.path.is_empty() { String::new() } else { format!("  {}", problem.path) };
     let mut shown = format!("{file}:{line}:{column}:{path}\n  {}", problem.message);
     if let Some(source) = text.lines().nth(line.saturating_sub(1)) {
-        let source: String = source.chars().take(160).collect();
+        let source: String = without_logins(source).chars().take(160).collect();
         let indent = " ".repeat(column.saturating_sub(1));
         shown.push_str(&format!("\n  {line:>4} | {source}\n       | {indent}^"));
     }
@@ -49,6 +49,12 @@ fn show(file: &str, text: &str, problem: &Problem) -> String {
         shown.push_str(&format!("\n  → {}", problem.hint));
     }
     shown
+}
+
+/// An address may hold a login, which is a mistake here, and none to be repeated in a log.
+fn without_logins(line: &str) -> String {
+    let login = regex::Regex::new(r"://[^/@\s]*@");
+    login.map_or_else(|_never| line.to_owned(), |login| login.replace_all(line, "://***@").into_owned())
 }
 
 /// "did you mean", when one of the known names is close.

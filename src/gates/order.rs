@@ -20,7 +20,7 @@ enum Standing {
 
 /// Judges by the newest record. Goes on with or without a notice, or says by what it is superseded.
 pub async fn judge(prepared: &Prepared, history: &[Record]) -> Result<Option<String>> {
-    let Some(live) = history.iter().find(|record| record.is_deployed()) else { return Ok(None) };
+    let Some(live) = history.iter().find(|record| record.may_run()) else { return Ok(None) };
     let ours = prepared.plan.version.clone().unwrap_or_default();
     let by_hand = prepared.decision.by_hand;
     match (standing(prepared, live).await?, by_hand) {

@@ -35,7 +35,11 @@ impl Runner<'_> {
             && self.still_runs(newest, report).await?
         {
             self.ledger.clear().await?;
+            self.ledger.mend_copy(newest).await;
             return Ok(true);
+        }
+        if history.iter().any(|record| record.ended.is_none() && !record.paused().is_empty()) {
+            return Ok(false); // somebody has to start the producers again: late or not, this run looks after them
         }
         order::judge(self.prepared, &history).await.map(|_notice| false)
     }

@@ -251,29 +251,35 @@ pub(super) fn lease_name(fence: u64) -> String {
 
 /// Takes the lease at once and for some time, whoever holds it, and lets the process end.
 pub async fn take(wanted: &Wanted<'_>, reason: &str, length: Duration) -> Result<Sheet> {
+    by_hand(wanted, reason, Some(length)).await
+}
+
+/// Lets go of a lease by hand, whoever holds it and whatever state it is in; `false` when it was free.
+pub async fn break_(wanted: &Wanted<'_>, reason: &str) -> Result<bool> {
+    let seen = look(wanted.store, wanted.key).await?;
+    let is_free = matches!(seen.sheet(wanted.store, wanted.key).await, Ok(None | Some(Sheet { holder: None, .. })));
+    if is_free {
+        return Ok(false);
+    }
+    by_hand(wanted, reason, None).await.map(|_released| true)
+}
+
+/// A next lease, held by hand for some time or by nobody. Whoever had the one before finds it gone.
+async fn by_hand(wanted: &Wanted<'_>, reason: &str, length: Option<Duration>) -> Result<Sheet> {
     let folder = wanted.key.folder("lock");
     for _try in 0..10 {
         let seen = look(wanted.store, wanted.key).await?;
-        let mut sheet = Sheet::new(seen.fence() + 1, wanted.holder.clone(), length.as_secs().max(1));
-        sheet.reason = Some(reason.to_owned());
+        let seconds = length.map_or(1, |length| length.as_secs().max(1));
+        let mut sheet = Sheet::new(seen.fence() + 1, wanted.holder.clone(), seconds);
+        (sheet.holder, sheet.reason) = (sheet.holder.filter(|_| length.is_some()), Some(reason.to_owned()));
         if wanted.store.create(&folder, &lease_name(sheet.fence), &sheet.json()).await?.is_some() {
+            if let Some((_, entry)) = &seen.top {
+                wanted.store.delete(&folder, &entry.name).await?;
+            }
             return Ok(sheet);
         }
     }
     Err(Error::new(Reason::LockTimeout, format!("the lease {} changes hands too fast to be taken", wanted.key)).hint("try again"))
-}
-
-/// Lets go of a lease by hand, whoever holds it and whatever state it is in.
-pub async fn break_(wanted: &Wanted<'_>, reason: &str) -> Result<bool> {
-    let folder = wanted.key.folder("lock");
-    let seen = look(wanted.store, wanted.key).await?;
-    let Some((fence, entry)) = &seen.top else { return Ok(false) };
-    if let Ok(Some(Sheet { holder: None, .. })) = seen.sheet(wanted.store, wanted.key).await {
-        return Ok(false);
-    }
-    let mut sheet = Sheet::new(*fence, wanted.holder.clone(), 1);
-    (sheet.holder, sheet.reason) = (None, Some(reason.to_owned()));
-    wanted.store.put(&folder, &entry.name, &sheet.json()).await.map(|written| written.is_some())
 }
 
 /// A lease that is held, and renewed in the background.
@@ -366,7 +372,7 @@ impl Lease {
         let held = self.held.lock().await;
         let asked = async { look(&held.store, &held.key).await.ok()?.sheet(&held.store, &held.key).await.ok().flatten() };
         let now = tokio::time::timeout(LAST_LOOK, asked).await.ok().flatten(); // a store that is away is why it was lost
-        let taken = now.as_ref().is_some_and(|now| now.fence > self.fence);
+        let taken = now.as_ref().is_some_and(|now| now.fence > self.fence && now.holder.is_some());
         let by = match now {
             Some(Sheet { holder: Some(holder), fence, reason, .. }) if fence > self.fence => {
                 let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();

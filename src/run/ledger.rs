@@ -17,6 +17,8 @@ use crate::world::World;
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
+/// How long the copy of a record may take to be ended: others wait for the lease.
+const COPY: Duration = Duration::from_secs(10);
 /// How a record ends whose run was killed.
 const LOST: &str = "ended without a word; a later run found it";
 /// How long the end may take to be written when the run was cancelled: the CI system kills us soon.
@@ -27,6 +29,8 @@ pub struct Ledger<'a> {
     world: &'a World,
     prepared: &'a Prepared,
     lease: OnceCell<Lease>,
+    /// Held while the lease is taken: two steps may ask for it at once.
+    taking: Mutex<()>,
     record: Mutex<Option<Record>>,
     /// The newest records as they were when the lease was taken.
     history: Mutex<Vec<Record>>,
@@ -49,7 +53,15 @@ pub fn holder(event: &Event, doing: String) -> Holder {
 impl<'a> Ledger<'a> {
     /// Nothing is held yet.
     pub fn new(world: &'a World, prepared: &'a Prepared) -> Self {
-        Self { world, prepared, lease: OnceCell::new(), record: Mutex::default(), history: Mutex::default(), mirror: OnceCell::new() }
+        Self {
+            world,
+            prepared,
+            lease: OnceCell::new(),
+            taking: Mutex::default(),
+            record: Mutex::default(),
+            history: Mutex::default(),
+            mirror: OnceCell::new(),
+        }
     }
 
     fn wanted(&self) -> Wanted<'_> {
@@ -63,10 +75,14 @@ impl<'a> Ledger<'a> {
         lease::clear(&self.wanted()).await
     }
 
-    /// Takes the lease, looks at what happened before, and makes sure that this run is not late.
+    /// Takes the lease, if it is not ours already, and looks at what happened before.
     /// Gives the steps whose producers an earlier run left stopped.
     pub async fn lock(&self) -> Result<Vec<(String, bool)>> {
         let Prepared { store, key, .. } = self.prepared;
+        let _taking = self.taking.lock().await;
+        if self.lease.get().is_some() {
+            return Ok(Vec::new());
+        }
         let lease = lease::acquire(&self.wanted()).await?;
         if self.lease.set(lease).is_err() {
             return Err(Error::new(Reason::Internal, "the lease was taken twice"));
@@ -74,7 +90,6 @@ impl<'a> Ledger<'a> {
         let history = store.history(key).await?;
         let paused = self.recover(&history).await?;
         *self.history.lock().await = history;
-        self.order().await?;
         Ok(paused)
     }
 
@@ -119,7 +134,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// Never backwards: what runs must be older than what is switched.
-    async fn order(&self) -> Result<()> {
+    pub async fn order(&self) -> Result<()> {
         if let Some(notice) = order::judge(self.prepared, &self.history.lock().await).await? {
             self.world.console.warning(&notice);
         }
@@ -255,6 +270,7 @@ impl<'a> Ledger<'a> {
         let Some(lease) = self.lease.get().filter(|lease| !lease.is_lost()) else { return };
         let sentence = &self.world.console.redactor().clean(sentence);
         let Prepared { store, key, .. } = self.prepared;
+        self.end_copy(verdict, sentence).await; // first: a run that is killed here is gone on with, copy and all
         let ended = async {
             if let Some(record) = self.record.lock().await.as_mut()
                 && verdict != Verdict::Unknown
@@ -272,29 +288,49 @@ impl<'a> Ledger<'a> {
             let then = "the lease runs out by itself, and the next run ends the record";
             self.world.console.warning(&format!("the end of this delivery is not written down ({then}): {}", error.sentence));
         }
+    }
+
+    /// Ends what people see of this run's record. A cancel may have come between making the copy and hearing its id.
+    async fn end_copy(&self, verdict: Verdict, sentence: &str) {
+        let Prepared { store, key, forge, .. } = self.prepared;
+        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return };
+        let Some(record) = self.record.lock().await.clone() else { return };
         let description = format!("{}: {sentence}", verdict.name());
-        let told = tokio::select! {
-            told = self.end_copy(state_of(verdict), &description) => told,
-            () = self.world.cancelled_for(CANCELLED) => Ok(()),
+        let ended = async {
+            let id = match self.mirror.get() {
+                Some(id) => Some(*id),
+                None if self.world.cancel.is_cancelled() => copy_on_forge(github, key, &record).await?,
+                None => None,
+            };
+            match id {
+                Some(id) => self.tell(github, id, state_of(verdict), &description).await,
+                None => Ok(()),
+            }
         };
-        if let Err(error) = told {
+        let late = || Err(Error::new(Reason::ForgeFailed, "no answer in time"));
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(COPY, ended) => ended.unwrap_or_else(|_elapsed| late()),
+            () = self.world.cancelled_for(CANCELLED) => late(),
+        };
+        if let Err(error) = ended {
             self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
         }
     }
 
-    /// Ends what people see of this run's record. A cancel may have come between making the copy and hearing its id.
-    async fn end_copy(&self, state: DeploymentState, description: &str) -> Result<()> {
+    /// A run that could not end its copy, although all was done, leaves that to the next one.
+    pub async fn mend_copy(&self, record: &Record) {
         let Prepared { store, key, forge, .. } = self.prepared;
-        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return Ok(()) };
-        let Some(record) = self.record.lock().await.clone() else { return Ok(()) };
-        let id = match self.mirror.get() {
-            Some(id) => Some(*id),
-            None if self.world.cancel.is_cancelled() => copy_on_forge(github, key, &record).await?,
-            None => None,
+        let (Forge::GitHub(github), true, Some(ended)) = (forge, store.kind() != Kind::Forge, &record.ended) else { return };
+        let mended = async {
+            let Some(id) = copy_on_forge(github, key, record).await? else { return Ok(()) };
+            let newest = github.deployment_statuses(id).await?.into_iter().next();
+            if newest.is_some_and(|status| status.state != "in_progress") {
+                return Ok(());
+            }
+            self.tell(github, id, state_of(ended.verdict), &format!("{}: {}", ended.verdict.name(), ended.sentence)).await
         };
-        match id {
-            Some(id) => self.tell(github, id, state, description).await,
-            None => Ok(()),
+        if let Err(error) = mended.await {
+            self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
         }
     }
 

@@ -230,7 +230,8 @@ impl Runner<'_> {
     }
 
     async fn lock(&self) -> Result<Answer> {
-        self.inherit(self.ledger.lock().await?);
+        self.inherit(self.ledger.lock().await?); // also by a run that is late itself
+        self.ledger.order().await?;
         Ok(Answer::Note(format!("lease {} of {}", self.ledger.fence()?.number, self.prepared.key)))
     }
 

@@ -117,7 +117,9 @@ impl<'a> Waiter<'a> {
             return Ok(Some(format!("{holder} gave no sign of life for {}", spoken(silence))));
         }
         if sheet.reason.is_some() {
-            return Ok(None); // taken by hand: it has its time, whatever became of the process
+            // Taken by hand for a time that people agreed on: theirs is the time of day, and the process may be gone.
+            let over = sheet.age() >= Duration::from_secs(sheet.seconds);
+            return Ok(over.then(|| format!("the time of {holder} is over")));
         }
         Ok(self.has_ended(&holder, now).await.then(|| format!("{holder} has ended without releasing it")))
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 /// How long a pause or resume command may take.
 const HOOK_LIMIT: Duration = Duration::from_secs(300);
 /// The same when the run was cancelled: the CI system kills us soon.
-const HOOK_LIMIT_CANCELLED: Duration = Duration::from_secs(2);
+const HOOK_LIMIT_CANCELLED: Duration = Duration::from_millis(1500);
+/// How long it may take then to write down that the producers run again.
+const NOTE_LIMIT_CANCELLED: Duration = Duration::from_millis(500);
 
 /// What a gate remembers.
 #[derive(Default)]
@@ -89,18 +91,28 @@ impl Runner<'_> {
         for step in &self.prepared.plan.steps {
             let Work::Drain(DrainWork { resume: Some(command), .. }) = &step.work else { continue };
             if paused.contains_key(&step.id) {
-                let resumed = async {
-                    self.hook("resume", command, HOOK_LIMIT).await?;
-                    self.ledger.note(&step.id, Did::Resumed).await
-                };
                 let resumed = tokio::select! {
-                    resumed = resumed => resumed,
+                    resumed = self.hook("resume", command, HOOK_LIMIT) => resumed,
                     () = self.world.cancelled_for(HOOK_LIMIT_CANCELLED) => Err(Error::new(Reason::HookFailed, "resume: did not end in time after the cancel")),
                 };
+                if resumed.is_ok() {
+                    self.note_resumed(&step.id).await;
+                }
                 result = result.and(resumed.map_err(|error| error.hint("the producers may still be stopped: start them by hand")));
             }
         }
         result
+    }
+
+    /// They run again, whether or not that can be written down: at worst the next run starts them once more.
+    async fn note_resumed(&self, id: &str) {
+        let noted = tokio::select! {
+            noted = self.ledger.note(id, Did::Resumed) => noted,
+            () = self.world.cancelled_for(NOTE_LIMIT_CANCELLED) => Err(Error::new(Reason::LockUnreachable, "no answer in time after the cancel")),
+        };
+        if let Err(error) = noted {
+            self.world.console.warning(&format!("it is not written down that the producers run again: {}", error.sentence));
+        }
     }
 
     /// Right before the switch: whatever came into the queues since they were quiet is waited for.

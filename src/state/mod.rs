@@ -323,7 +323,8 @@ pub fn is_ci(vars: &Vars) -> bool {
 /// An object whose text is not what tidegate writes.
 pub(crate) fn unreadable(place: &str, why: &str) -> Error {
     Error::new(Reason::LockUnreachable, format!("{place} cannot be read: {why}")).hint(
-        "it was damaged, or written by something else or a newer tidegate: look at it, then `tidegate lock release ENV --reason TEXT`",
+        "it was damaged, or written by something else or a newer tidegate: look at it. A lease goes with `tidegate lock release ENV --reason TEXT`, \
+         a record when its object or deployment is deleted",
     )
 }
 

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// How far back a look goes for something that was deployed.
-const LOOK_BACK: usize = 30;
+const LOOK_BACK: usize = 100;
+/// How far the first look goes.
+const FEW: usize = 10;
 /// How many records an environment keeps where they are objects.
 const KEPT: u64 = 200;
 
@@ -160,6 +162,18 @@ impl Record {
         self.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Deployed)
     }
 
+    /// Whether this may be what runs: it was deployed, or it was about to be and nobody knows what came of it.
+    pub fn may_run(&self) -> bool {
+        let switching = self.journal.iter().any(|line| line.what == Did::Switching);
+        match self.ended.as_ref().map(|ended| ended.verdict) {
+            Some(Verdict::Deployed) => true,
+            None | Some(Verdict::Cancelled | Verdict::Unknown | Verdict::TimedOut) => switching,
+            Some(Verdict::Removed | Verdict::Skipped | Verdict::Superseded | Verdict::Failed | Verdict::RolledBack | Verdict::Refused) => {
+                false
+            }
+        }
+    }
+
     /// Steps whose producers were stopped and not started again, and whether the command is known to have ended.
     pub fn paused(&self) -> Vec<(String, bool)> {
         let mut paused: Vec<(String, bool)> = Vec::new();
@@ -289,8 +303,14 @@ fn is_settled(record: &Record) -> bool {
 }
 
 async fn history_on_forge(github: &GitHub, key: &Key) -> Result<Vec<Record>> {
+    let few = history_of(github, key, FEW).await?;
+    let enough = few.iter().any(is_settled) || few.len() < FEW;
+    if enough { Ok(few) } else { history_of(github, key, LOOK_BACK).await }
+}
+
+async fn history_of(github: &GitHub, key: &Key, limit: usize) -> Result<Vec<Record>> {
     let mut history = Vec::new();
-    for deployment in github.deployments(Some(key.environment()), LOOK_BACK).await? {
+    for deployment in github.deployments(Some(key.environment()), limit).await? {
         if deployment.payload.get("project").and_then(Value::as_str) != Some(key.project.as_str()) {
             continue; // another project of this repository, or a record of before there were leases
         }

@@ -140,3 +140,24 @@ fn several_platforms_are_one_image() {
     let release = world.released("v1.0.0", &sha).run(&["run"]);
     assert_eq!(release.must(0, "deploy.done").outputs["digest"], first.outputs["digest"]);
 }
+
+/// Nothing is deployed there, so only aliases that move need the lease: once for all images, and never for a repeated run.
+#[test]
+fn two_images_without_a_target_share_one_lease() {
+    let mut world = World::new();
+    world.sandbox.with(|outside| outside.repositories.insert("side".into(), Default::default()));
+    let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
+    let (head, rest) = text.split_once("environments:").unwrap();
+    let (_dev, others) = rest.split_once("  staging:").unwrap();
+    let side = "  side:\n    repository: 123456789012.dkr.ecr.us-west-2.amazonaws.com/side\n";
+    world.write("tidegate.yml", &format!("{head}{side}environments:\n  dev:\n    when: merge\n    tags: [latest]\n  staging:{others}"));
+    world.commit("two images");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "image.built");
+    assert_eq!((ran.count("POST /github/repos/acme/demo/git/refs"), world.deployments().len()), (1, 0), "{}", ran.err);
+    let again = world.run(&["run"]);
+    again.must(0, "image.built");
+    assert_eq!(again.count("/git/") + again.count("PutImage"), 0, "{}", again.err);
+    let ran = world.run(&["lock", "status", "dev"]);
+    assert!(ran.err.contains("free"), "{}", ran.err);
+}

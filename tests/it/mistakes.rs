@@ -32,6 +32,8 @@ fn mistakes_in_the_configuration() {
         ("two environments for one event", CONFIG.replace("when: release", "when: merge")),
         ("a version baked in", CONFIG.replace("  app:\n", "  app:\n    args: {VERSION: \"{version}\"}\n")),
         ("an undeclared condition", CONFIG.replace("    when: merge", "    when: merge\n    if: {var: namespace}")),
+        ("an unknown store", CONFIG.replace("images:", "state: mysql://x\nimages:")),
+        ("a login in the file", CONFIG.replace("images:", "state: \"redis://:hunter2@cache\"\nimages:")),
         ("a key twice", CONFIG.replace("project: demo", "project: demo\nproject: other")),
         ("a tab", CONFIG.replace("    when: merge", "\twhen: merge")),
         ("an alias bomb", alias_bomb()),

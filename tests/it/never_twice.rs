@@ -47,6 +47,14 @@ macro_rules! stories {
                 story::a_killed_run_leaves_its_producers_to_the_next_one($keep);
             }
             #[test]
+            fn a_lease_is_released_under_its_holder() {
+                story::a_lease_is_released_under_its_holder($keep);
+            }
+            #[test]
+            fn what_may_have_been_switched_counts_as_there() {
+                story::what_may_have_been_switched_counts_as_there($keep);
+            }
+            #[test]
             fn leases_are_seen_taken_and_released_by_hand() {
                 story::leases_are_seen_taken_and_released_by_hand($keep);
             }
@@ -410,6 +418,45 @@ pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
     );
     assert_eq!(log(), "stop\nstart\n");
     once(&world, "killed while it waited", false);
+}
+
+/// By hand, while the holder lives: it stops before it changes anything more, and starts its producers again.
+pub fn a_lease_is_released_under_its_holder(keep: Keep) {
+    let mut world = full(keep);
+    world.var("TIDEGATE_LEASE_EXPIRY", "2s");
+    busy(&world, 5);
+    let mut run = piped(world.command(&["run"]));
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.by_ref().any(|line| line.contains("5 visible")), "it waits for the queue");
+    assert_eq!(world.run(&["lock", "release", "dev", "--reason", "stuck since lunch"]).code, 0);
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(1), "{}", rest.join("\n"));
+    assert!(rest.iter().any(|line| line.contains("it was released by hand: stuck since lunch (lock.lost)")), "{}", rest.join("\n"));
+    assert_eq!(std::fs::read_to_string(world.path("producers.log")).unwrap(), "stop\nstart\n");
+    assert_eq!(switched(&world), Vec::<String>::new());
+    all_free(&world);
+    busy(&world, 0);
+    world.run(&["run"]).must(0, "deploy.done");
+}
+
+/// Killed in the middle of the switch: what is older does not go over it, although it was never said to be deployed.
+pub fn what_may_have_been_switched_counts_as_there(keep: Keep) {
+    let world = world(keep);
+    let (old, new) = (world.head(), {
+        world.write("app", "two\n");
+        world.commit("two")
+    });
+    world.sandbox.with(|outside| outside.holds.push("deployments?&watch".into()));
+    let mut run = piped(world.merge(&new, 2));
+    world.until("the rollout is watched", |outside| outside.held > 0);
+    signal("-KILL", &run);
+    run.wait().unwrap();
+    world.sandbox.open();
+    let late = ended(piped(world.merge(&old, 1)), 0, "superseded: ");
+    assert!(late.contains(&format!("{} is older than {}", &old[..7], &new[..7])), "{late}");
+    ended(piped(world.merge(&new, 2)), 0, "runs on dev");
+    assert_eq!(switched(&world), [new[..7].to_owned()]);
+    all_free(&world);
 }
 
 /// `tidegate lock` and `tidegate status`.

@@ -91,7 +91,7 @@ fn built_once_pushed_once_promoted_byte_for_byte() {
     let seen = front_log("story", 0).len();
     let again = world.run(&["run"]);
     again.must(0, "deploy.done");
-    assert!(again.err.contains("already in the registry; not built"), "{}", again.err);
+    assert!(again.err.contains("delivered before by run 77"), "{}", again.err);
     let log = front_log("story", seen);
     assert_eq!((requests(&log, "PUT"), requests(&log, "POST"), requests(&log, "PATCH")), (0, 0, 0), "{log:?}");
 
