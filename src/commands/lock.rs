@@ -92,7 +92,7 @@ fn wanted<'a>(world: &'a World, place: &'a Place, key: &'a Key, reason: &str) ->
         return Err(Error::new(Reason::InputInvalid, "--reason is empty").hint("those who find the lease want to know why"));
     }
     let holder = holder(&place.event, "by hand".into());
-    Ok(Wanted { world, store: &place.store, forge: &place.forge, key, holder, timeout: std::time::Duration::ZERO })
+    Ok(Wanted { world, store: &place.store, forge: &place.forge, key, holder, timeout: std::time::Duration::ZERO, floor: 0 })
 }
 
 async fn status(world: &World, environment: Option<&str>, format: Format, at: &At) -> Result<Option<String>> {

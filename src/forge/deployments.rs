@@ -120,9 +120,14 @@ impl GitHub {
 
     /// Our records, of one environment or of all, newest first.
     pub async fn deployments(&self, environment: Option<&str>, limit: usize) -> Result<Vec<Deployment>> {
+        self.deployments_page(environment, (1, limit)).await
+    }
+
+    /// A page of them: its number, from 1, and its size.
+    pub async fn deployments_page(&self, environment: Option<&str>, (page, size): (usize, usize)) -> Result<Vec<Deployment>> {
         let task = encode(super::DEPLOYMENT_TASK);
         let place = environment.map(|name| format!("environment={}&", encode(name))).unwrap_or_default();
-        let path = format!("/deployments?{place}task={task}&per_page={limit}");
+        let path = format!("/deployments?{place}task={task}&per_page={size}&page={page}");
         let answer = self.expect(Method::GET, &path, None, "deployments: read").await?;
         let text = |record: &Value, name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let records = answer.body.as_array().into_iter().flatten();

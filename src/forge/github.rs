@@ -254,6 +254,12 @@ impl GitHub {
         Ok(())
     }
 
+    /// Whether a pull request is open; nothing when GitHub does not say.
+    pub async fn is_open(&self, number: u64) -> Option<bool> {
+        let answer = self.call(Method::GET, &format!("/pulls/{number}"), None).await.ok()?;
+        answer.text("/state").filter(|_| answer.status == 200).map(|state| state == "open")
+    }
+
     /// How `head` relates to `base`. Unknown commits have no answer.
     pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
         let path = format!("/compare/{}...{}?per_page=1", encode(base), encode(head));

@@ -106,6 +106,14 @@ impl Forge {
         }
     }
 
+    /// Whether a pull request is open, if the forge says so.
+    pub async fn is_open(&self, number: u64) -> Option<bool> {
+        match self {
+            Self::GitHub(github) => github.is_open(number).await,
+            Self::Absent { .. } => None,
+        }
+    }
+
     /// Whether this try of a run has ended, if the forge can say.
     pub async fn run_ended(&self, id: &str, attempt: u32) -> Result<Option<bool>> {
         match self {

@@ -28,9 +28,14 @@ impl GitHub {
         }
     }
 
-    /// The tree of a commit, branch or tag.
-    pub async fn tree_of(&self, name: &str) -> Result<Option<String>> {
-        Ok(self.expect(Method::GET, &format!("/commits/{}", encode(name)), None, READ).await?.text("/commit/tree/sha"))
+    /// A tree with one small file; the same file makes the same tree.
+    pub async fn create_tree(&self, path: &str, content: &str) -> Result<String> {
+        let body = json!({"tree": [{"path": path, "mode": "100644", "type": "blob", "content": content}]});
+        let create = || async {
+            let answer = self.expect(Method::POST, "/git/trees", Some(&body), WRITE).await?;
+            answer.text("/sha").ok_or_else(|| Error::new(Reason::ForgeFailed, "GitHub made a tree and did not say which"))
+        };
+        self.once_only(create, || async { Ok(None) }).await
     }
 
     /// A commit without parents. The time is given, so that a request that is sent again makes the same commit.
@@ -94,5 +99,5 @@ impl GitHub {
 }
 
 fn is_absent(answer: &Answer) -> bool {
-    answer.status == 404 || (answer.status == 422 && answer.message().contains("does not exist"))
+    answer.status == 404 || (answer.status == 422 && answer.message().contains("Reference does not exist"))
 }

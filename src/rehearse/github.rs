@@ -44,6 +44,8 @@ pub struct Forge {
     pub tags: Vec<(String, String)>,
     /// The merged pull request of a commit.
     pub pulls: Vec<(String, u64)>,
+    /// Pull requests that are closed.
+    pub closed: Vec<u64>,
     /// Comments, oldest first.
     pub comments: Vec<Comment>,
     /// Deployments with their statuses.
@@ -72,6 +74,7 @@ impl Default for Forge {
             others: Vec::new(),
             tags: Vec::new(),
             pulls: Vec::new(),
+            closed: Vec::new(),
             comments: Vec::new(),
             deployments: Vec::new(),
             refs: BTreeMap::new(),
@@ -199,7 +202,10 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         ("GET", ["deployments"]) => {
             let wanted = asked.parameter("environment");
             let place = |deployment: &Deployment| deployment.request.get("environment").and_then(Value::as_str).map(str::to_owned);
+            let number = |name: &str, otherwise: usize| asked.parameter(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+            let (page, size) = (number("page", 1), number("per_page", 30).min(100));
             let found = forge.deployments.iter().rev().filter(|deployment| wanted.is_none() || place(deployment) == wanted);
+            let found = found.skip((page - 1) * size).take(size);
             json_answer(200, &Value::Array(found.map(|deployment| deployment_answer(forge, deployment)).collect()))
         }
         ("POST", ["deployments", id, "statuses"]) => {
@@ -222,6 +228,11 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
             let Some(deployment) = forge.deployments.iter().find(|deployment| deployment.id == id) else { return not_found() };
             let newest_first = deployment.statuses.iter().rev();
             json_answer(200, &newest_first.map(|(status, body)| status_answer(forge, id, *status, body)).collect())
+        }
+        ("GET", ["pulls", number]) => {
+            let number: u64 = number.parse().unwrap_or(0);
+            let state = if forge.closed.contains(&number) { "closed" } else { "open" };
+            json_answer(200, &shape("pull", &json!({"number": number, "state": state})))
         }
         (method, ["git", part, rest @ ..]) => super::github_git::answer(forge, asked, method, (part, rest.first().copied())),
         ("GET", ["actions", "runs", id]) => match forge.runs.get(*id) {

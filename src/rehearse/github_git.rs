@@ -17,6 +17,10 @@ pub fn answer(forge: &mut Forge, asked: &Asked, method: &str, (part, rest): (&st
             forge.messages.insert(sha.clone(), text("message"));
             json_answer(201, &commit(&sha, &text("message")))
         }
+        ("POST", "trees", None) => {
+            let sha: String = hex(&Sha256::digest(&asked.body)).chars().take(40).collect();
+            json_answer(201, &shape("git-tree", &json!({"sha": sha})))
+        }
         ("GET", "commits", Some(sha)) => match forge.messages.get(sha) {
             Some(message) => json_answer(200, &commit(sha, message)),
             None => not_found(),

@@ -7,7 +7,7 @@ use crate::error::{Error, Reason, Result, Verdict};
 use crate::gates::order;
 use crate::plan::Work;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome};
-use crate::state::records::Record;
+use crate::state::records::{Record, paused};
 use crate::state::{self, Kind};
 use crate::steps::image;
 use crate::targets::kubernetes;
@@ -22,6 +22,7 @@ impl Runner<'_> {
             return Ok(false); // nothing is deployed, so there are no records
         }
         let history = self.prepared.store.history(&self.prepared.key).await?;
+        self.ledger.saw(&history).await;
         if plan.outcome == Outcome::Remove {
             let closed = !history.iter().any(super::ledger::is_open);
             if closed {
@@ -38,7 +39,7 @@ impl Runner<'_> {
             self.ledger.mend_copy(newest).await;
             return Ok(true);
         }
-        if history.iter().any(|record| record.ended.is_none() && !record.paused().is_empty()) {
+        if !paused(&history).is_empty() {
             return Ok(false); // somebody has to start the producers again: late or not, this run looks after them
         }
         order::judge(self.prepared, &history).await.map(|_notice| false)

@@ -138,6 +138,8 @@ pub struct Wanted<'a> {
     pub holder: Holder,
     /// How long to wait.
     pub timeout: Duration,
+    /// The number of the newest lease that records know: numbers never fall, even when the lease itself was deleted.
+    pub floor: u64,
 }
 
 /// What is in a lease's folder.
@@ -241,7 +243,7 @@ impl Times {
 
     /// Often at first; a long wait is a calm one. Never slower than the holder's heart.
     pub(super) fn poll(self, waited: Duration) -> Duration {
-        if waited < self.expiry * 2 { self.expiry / self.looks } else { self.expiry / self.looks.min(24) * 2 }
+        if waited < self.expiry * 2 { self.expiry / self.looks } else { self.expiry / 4 }
     }
 }
 
@@ -303,9 +305,18 @@ pub(super) struct Held {
 
 impl Held {
     /// Whether the store still says that it is ours.
-    async fn look(&self) -> Result<bool> {
+    async fn look(&mut self) -> Result<bool> {
         let seen = look(&self.store, &self.key).await?;
-        Ok(seen.top.as_ref().is_some_and(|(fence, entry)| *fence == self.sheet.fence && entry.mark == self.mark))
+        let Some((_, entry)) = seen.top.as_ref().filter(|(fence, _)| *fence == self.sheet.fence) else { return Ok(false) };
+        if entry.mark == self.mark {
+            return Ok(true);
+        }
+        // A sign of ours whose answer was lost, or somebody who was given the same number?
+        let ours = seen.sheet(&self.store, &self.key).await?.is_some_and(|there| there.nonce == self.sheet.nonce);
+        if ours {
+            self.mark.clone_from(&entry.mark);
+        }
+        Ok(ours)
     }
 
     /// Says that we live; `false` when the lease is not ours any more. On the forge the write itself tells: who takes a
@@ -357,7 +368,7 @@ impl Lease {
 
     /// Asks the store once more; right before something is changed that only the holder may change.
     pub async fn confirm(&self) -> Result<()> {
-        let held = self.held.lock().await;
+        let mut held = self.held.lock().await;
         let ours = held.look().await?;
         let fresh = self.clock.now().saturating_sub(held.renewed) < self.expiry;
         if ours && fresh && !self.lost.is_cancelled() {
@@ -372,7 +383,7 @@ impl Lease {
         let held = self.held.lock().await;
         let asked = async { look(&held.store, &held.key).await.ok()?.sheet(&held.store, &held.key).await.ok().flatten() };
         let now = tokio::time::timeout(LAST_LOOK, asked).await.ok().flatten(); // a store that is away is why it was lost
-        let taken = now.as_ref().is_some_and(|now| now.fence > self.fence && now.holder.is_some());
+        let taken = now.as_ref().is_some_and(|now| now.fence > self.fence && now.holder.is_some() && now.reason.is_none());
         let by = match now {
             Some(Sheet { holder: Some(holder), fence, reason, .. }) if fence > self.fence => {
                 let why = reason.map(|reason| format!(": {reason}")).unwrap_or_default();

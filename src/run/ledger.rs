@@ -11,13 +11,14 @@ use crate::forge::github::GitHub;
 use crate::gates::order;
 use crate::report::outputs::random;
 use crate::state::Kind;
-use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, copy_on_forge, record_on_forge, state_of};
+use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, copy_on_forge, paused, record_on_forge, state_of};
 use crate::targets::Fence;
 use crate::world::World;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, OnceCell};
 
-/// How long the copy of a record may take to be ended: others wait for the lease.
+/// How long it may take to show a record to people: others wait for the lease.
 const COPY: Duration = Duration::from_secs(10);
 /// How a record ends whose run was killed.
 const LOST: &str = "ended without a word; a later run found it";
@@ -29,6 +30,10 @@ pub struct Ledger<'a> {
     world: &'a World,
     prepared: &'a Prepared,
     lease: OnceCell<Lease>,
+    /// The number of the newest lease that records know.
+    floor: AtomicU64,
+    /// The record that said what runs before the lease was taken.
+    deployed: Mutex<Option<String>>,
     /// Held while the lease is taken: two steps may ask for it at once.
     taking: Mutex<()>,
     record: Mutex<Option<Record>>,
@@ -57,6 +62,8 @@ impl<'a> Ledger<'a> {
             world,
             prepared,
             lease: OnceCell::new(),
+            floor: AtomicU64::new(0),
+            deployed: Mutex::default(),
             taking: Mutex::default(),
             record: Mutex::default(),
             history: Mutex::default(),
@@ -67,12 +74,25 @@ impl<'a> Ledger<'a> {
     fn wanted(&self) -> Wanted<'_> {
         let Prepared { store, key, forge, event, plan, lock_timeout, .. } = self.prepared;
         let holder = holder(event, plan.version.clone().unwrap_or_else(|| "removal".into()));
-        Wanted { world: self.world, store, forge, key, holder, timeout: *lock_timeout }
+        Wanted { world: self.world, store, forge, key, holder, timeout: *lock_timeout, floor: self.floor.load(Ordering::SeqCst) }
     }
 
     /// A run that was killed after all was done may have left its lease.
     pub async fn clear(&self) -> Result<()> {
         lease::clear(&self.wanted()).await
+    }
+
+    /// What records said before the lease was taken.
+    pub async fn saw(&self, history: &[Record]) {
+        self.floor.store(history.iter().map(|record| record.fence).max().unwrap_or(0), Ordering::SeqCst);
+        *self.deployed.lock().await = history.iter().find(|record| record.is_deployed()).map(|record| record.key.clone());
+    }
+
+    /// The record of another run that delivered the very same while this one waited.
+    pub async fn delivered_meanwhile(&self) -> Option<Record> {
+        let newest = self.history.lock().await.first().cloned()?;
+        let before = self.deployed.lock().await.clone();
+        (newest.is_deployed() && before.as_ref() != Some(&newest.key) && self.is_ours(&newest)).then_some(newest)
     }
 
     /// Takes the lease, if it is not ours already, and looks at what happened before.
@@ -96,12 +116,11 @@ impl<'a> Ledger<'a> {
     /// Ends what earlier runs left open: they hold no lease, so they are gone.
     async fn recover(&self, history: &[Record]) -> Result<Vec<(String, bool)>> {
         let Prepared { store, key, .. } = self.prepared;
-        let mut paused = Vec::new();
+        let paused = paused(history);
         for open in history.iter().filter(|record| record.ended.is_none()) {
             let by = open.run.as_ref().map_or(open.who.clone(), |run| format!("run {}", run.id));
             let last = open.journal.last().map_or("before anything was switched".into(), |line| format!("at {}", line.step));
             self.world.console.line(&format!("  {by} ended without a word {last}, with {}", open.version));
-            paused.extend(open.paused());
             let mut open = open.clone();
             if self.is_ours(&open) {
                 *self.record.lock().await = Some(open); // the same delivery: this run goes on with it
@@ -123,7 +142,7 @@ impl<'a> Ledger<'a> {
                 None => Ok(()),
             }
         };
-        if let Err(error) = ended.await {
+        if let Err(error) = in_time(ended).await {
             self.world.console.warning(&format!("the deployment of {} on the forge is not ended: {error}", record.version));
         }
     }
@@ -217,7 +236,7 @@ impl<'a> Ledger<'a> {
             self.tell(github, id, DeploymentState::InProgress, &format!("{} by tidegate", record.version)).await?;
             Ok::<u64, Error>(id)
         };
-        match shown.await {
+        match in_time(shown).await {
             Ok(id) => _ = self.mirror.set(id),
             Err(error) => self.world.console.warning(&format!("the deployment is not shown on the forge: {error}")),
         }
@@ -230,8 +249,8 @@ impl<'a> Ledger<'a> {
 
     /// A line of the journal.
     pub async fn note(&self, step: &str, what: Did) -> Result<()> {
-        if self.lease.get().is_some_and(Lease::is_lost) {
-            return Ok(()); // not ours to write any more
+        if let Some(lease) = self.lease.get().filter(|lease| lease.is_lost()) {
+            return Err(lease.taken().await); // not ours to write, nor to do, any more
         }
         match self.record.lock().await.as_mut() {
             Some(record) => self.prepared.store.note(&self.prepared.key, record, step, what).await,
@@ -272,13 +291,14 @@ impl<'a> Ledger<'a> {
         let Prepared { store, key, .. } = self.prepared;
         self.end_copy(verdict, sentence).await; // first: a run that is killed here is gone on with, copy and all
         let ended = async {
-            if let Some(record) = self.record.lock().await.as_mut()
-                && verdict != Verdict::Unknown
-            {
-                lease.confirm().await?;
-                store.end(key, record, verdict, sentence).await?;
-            }
-            lease.release().await
+            let noted = match self.record.lock().await.as_mut() {
+                Some(record) if verdict != Verdict::Unknown => match lease.confirm().await {
+                    Ok(()) => store.end(key, record, verdict, sentence).await,
+                    Err(lost) => Err(lost),
+                },
+                Some(_) | None => Ok(()),
+            };
+            noted.and(lease.release().await) // in any case: others wait
         };
         let ended = tokio::select! {
             ended = ended => ended,
@@ -307,10 +327,9 @@ impl<'a> Ledger<'a> {
                 None => Ok(()),
             }
         };
-        let late = || Err(Error::new(Reason::ForgeFailed, "no answer in time"));
         let ended = tokio::select! {
-            ended = tokio::time::timeout(COPY, ended) => ended.unwrap_or_else(|_elapsed| late()),
-            () = self.world.cancelled_for(CANCELLED) => late(),
+            ended = in_time(ended) => ended,
+            () = self.world.cancelled_for(CANCELLED) => Err(Error::new(Reason::ForgeFailed, "no answer in time after the cancel")),
         };
         if let Err(error) = ended {
             self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
@@ -329,7 +348,7 @@ impl<'a> Ledger<'a> {
             }
             self.tell(github, id, state_of(ended.verdict), &format!("{}: {}", ended.verdict.name(), ended.sentence)).await
         };
-        if let Err(error) = mended.await {
+        if let Err(error) = in_time(mended).await {
             self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
         }
     }
@@ -338,6 +357,12 @@ impl<'a> Ledger<'a> {
         let log_url = self.prepared.event.more.run.url.as_deref();
         github.set_deployment(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
     }
+}
+
+/// What is only shown to people must not keep the lease.
+async fn in_time<T>(telling: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_elapsed| Err(Error::new(Reason::ForgeFailed, "GitHub did not answer in time"));
+    tokio::time::timeout(COPY, telling).await.unwrap_or_else(late)
 }
 
 /// A record whose version still counts as there.

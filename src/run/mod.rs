@@ -120,7 +120,7 @@ struct Runner<'a> {
     images: Mutex<BTreeMap<String, Ready>>,
     /// What gates remember.
     waits: Mutex<waits::Waits>,
-    /// Whether everything was as it must be right before the switch.
+    /// Whether the queues were quiet right before the switch.
     ready: OnceCell<Result<()>>,
 }
 
@@ -171,7 +171,8 @@ impl Runner<'_> {
             if let Err(error) = self.note(report, step, length, answer) {
                 failure.get_or_insert(error);
             }
-            if fails && !self.goes_on_after_failure(step) {
+            let lost = failure.as_ref().is_some_and(|error| error.reason == Reason::LockLost);
+            if fails && (lost || !self.goes_on_after_failure(step)) {
                 waiting.iter().for_each(|step| report.steps.push(skipped(step)));
                 break; // what still runs (a drain, another build) is dropped
             }
@@ -232,7 +233,27 @@ impl Runner<'_> {
     async fn lock(&self) -> Result<Answer> {
         self.inherit(self.ledger.lock().await?); // also by a run that is late itself
         self.ledger.order().await?;
+        self.still_wanted().await?;
         Ok(Answer::Note(format!("lease {} of {}", self.ledger.fence()?.number, self.prepared.key)))
+    }
+
+    /// After a wait: another run may have delivered the same, or the pull request may have been closed.
+    async fn still_wanted(&self) -> Result<()> {
+        if let Some(same) = self.ledger.delivered_meanwhile().await {
+            let by = same.run.as_ref().map_or(same.who.clone(), |run| format!("run {}", run.id));
+            let sentence = format!("{} was delivered by {by} while this run waited", same.version);
+            return Err(Error::new(Reason::Superseded, sentence));
+        }
+        let Prepared { plan, event, forge, .. } = self.prepared;
+        if let (true, Outcome::Deploy, Some(number)) = (plan.is_preview, plan.outcome, event.pr)
+            && forge.is_open(number).await == Some(false)
+        {
+            return Err(Error::new(
+                Reason::EventIgnored,
+                format!("pull request {number} was closed meanwhile: it gets no preview any more"),
+            ));
+        }
+        Ok(())
     }
 
     /// A job for the image with this index.
@@ -291,16 +312,11 @@ impl Runner<'_> {
     }
 
     async fn kubernetes(&self, id: &str, work: &KubernetesWork) -> Result<Answer> {
-        self.ready.get_or_init(|| self.ready()).await.clone()?; // a no is a no for every target
+        self.ready.get_or_init(|| self.recheck()).await.clone()?; // a no is a no for every target
+        self.ledger.confirm().await?; // time has passed since the target before
         let image = self.made(&work.image)?.pushed;
         self.ledger.note(id, Did::Switching).await?;
         Ok(Answer::Target(kubernetes::deploy(self.world, work, &image, &self.ledger.fence()?).await?))
-    }
-
-    /// Right before the switch: the queues are quiet, the lease is ours, nothing newer runs.
-    async fn ready(&self) -> Result<()> {
-        self.recheck().await?;
-        self.ledger.confirm().await
     }
 
     /// Writes a step's end into report and log. Returns the error of a failed step.

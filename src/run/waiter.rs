@@ -9,6 +9,12 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How long the forge may take to say whether a run has ended.
+const ASK: Duration = Duration::from_secs(5);
+/// How often, and how far apart, a lease that was just created is looked for.
+const LAG_LOOKS: u32 = 3;
+const LAG: Duration = Duration::from_millis(700);
+
 pub(super) struct Ticket {
     pub(super) name: String,
     sign: u32,
@@ -23,8 +29,12 @@ pub(super) struct Waiter<'a> {
     pub(super) ticket: Option<Ticket>,
     /// Since when each object has had its present mark, by our own clock.
     marks: BTreeMap<String, (String, Duration)>,
+    /// When the store was looked at last.
+    looked: Option<Duration>,
     /// The lease that was read last, by its mark.
     sheet: Option<(String, Sheet)>,
+    /// Every lease that was read, by its mark.
+    read: BTreeMap<String, Sheet>,
     /// When the holder's run was last asked about, and how it stood.
     asked: Option<(String, Duration, bool)>,
     free_since: Option<Duration>,
@@ -39,7 +49,9 @@ impl<'a> Waiter<'a> {
             times: Times::of(wanted.world, wanted.store),
             ticket: None,
             marks: BTreeMap::new(),
+            looked: None,
             sheet: None,
+            read: BTreeMap::new(),
             asked: None,
             free_since: None,
             said: None,
@@ -62,6 +74,7 @@ impl<'a> Waiter<'a> {
                     if (ahead == 0 || now.saturating_sub(since) > self.times.beat())
                         && let Some(lease) = self.claim(seen.fence(), why).await?
                     {
+                        self.forget_dead(&seen, now).await;
                         return Ok(lease);
                     }
                 }
@@ -78,6 +91,11 @@ impl<'a> Waiter<'a> {
     }
 
     fn remember(&mut self, seen: &Seen, now: Duration) {
+        // Marks come back after four signs: what was not watched all the time may have changed and changed back.
+        if self.looked.is_some_and(|last| now.saturating_sub(last) > self.times.beat() * 2) {
+            self.marks.clear();
+        }
+        self.looked = Some(now);
         let entries = seen.top.iter().map(|(_, entry)| entry).chain(&seen.waiting);
         for entry in entries {
             let known = self.marks.entry(entry.name.clone()).or_insert_with(|| (entry.mark.clone(), now));
@@ -107,7 +125,12 @@ impl<'a> Waiter<'a> {
     pub(super) async fn why_free(&mut self, seen: &Seen, now: Duration) -> Result<Option<String>> {
         let Some((_, entry)) = &seen.top else { return Ok(Some(String::new())) };
         if self.sheet.as_ref().is_none_or(|(mark, _)| *mark != entry.mark) {
-            let Some(sheet) = seen.sheet(self.wanted.store, self.wanted.key).await? else { return Ok(None) };
+            let sheet = match self.read.get(&entry.mark) {
+                Some(known) => Some(known.clone()),
+                None => seen.sheet(self.wanted.store, self.wanted.key).await?,
+            };
+            let Some(sheet) = sheet else { return Ok(None) };
+            self.read.insert(entry.mark.clone(), sheet.clone());
             self.sheet = Some((entry.mark.clone(), sheet));
         }
         let Some((_, sheet)) = &self.sheet else { return Ok(None) };
@@ -140,7 +163,7 @@ impl<'a> Waiter<'a> {
         let name = format!("{}/{}", run.id, run.attempt);
         if let Some((known, at, ended)) = &self.asked
             && *known == name
-            && (*ended || now.saturating_sub(*at) < self.times.beat())
+            && (*ended || now.saturating_sub(*at) < self.times.expiry)
         {
             return *ended;
         }
@@ -148,7 +171,8 @@ impl<'a> Waiter<'a> {
             Forge::GitHub(github) => run.repository.as_deref() == Some(github.repository()),
             Forge::Absent { .. } => false,
         };
-        let ended = own && matches!(self.wanted.forge.run_ended(&run.id, run.attempt).await, Ok(Some(true)));
+        let asked = tokio::time::timeout(ASK, self.wanted.forge.run_ended(&run.id, run.attempt));
+        let ended = own && matches!(asked.await, Ok(Ok(Some(true))));
         self.asked = Some((name, now, ended));
         ended
     }
@@ -157,14 +181,11 @@ impl<'a> Waiter<'a> {
     pub(super) async fn claim(&mut self, last: u64, why: String) -> Result<Option<Lease>> {
         let Wanted { world, store, key, holder, .. } = self.wanted;
         let began = world.clock.now();
-        let sheet = Sheet::new(last + 1, holder.clone(), self.times.expiry.as_secs().max(1));
+        let sheet = Sheet::new(last.max(self.wanted.floor) + 1, holder.clone(), self.times.expiry.as_secs().max(1));
         let name = lease_name(sheet.fence);
         let Some(mark) = store.create(&self.folder, &name, &sheet.json()).await? else { return Ok(None) };
         // A number that was free only because it is long past holds nothing.
-        let seen = look(store, key).await?;
-        if !seen.top.as_ref().is_some_and(|(fence, entry)| *fence == sheet.fence && entry.mark == mark) {
-            return Ok(None);
-        }
+        let Some(seen) = self.see_own(&sheet, &mark).await? else { return Ok(None) };
         // Whoever held it before notices at once; what cannot be removed now goes with the next lease.
         for older in &seen.older {
             let _next_time = store.delete(&self.folder, &older.name).await;
@@ -176,12 +197,39 @@ impl<'a> Waiter<'a> {
         Ok(Some(Lease::start(held, world, self.times)))
     }
 
+    /// What the store shows after we created a lease, if that is the one that counts. A list may lag behind a moment.
+    async fn see_own(&self, sheet: &Sheet, mark: &str) -> Result<Option<Seen>> {
+        let Wanted { world, store, key, .. } = self.wanted;
+        for _look in 0..LAG_LOOKS {
+            let seen = look(store, key).await?;
+            match &seen.top {
+                Some((fence, entry)) if *fence == sheet.fence => {
+                    let ours = entry.mark == mark;
+                    return Ok(Some(seen).filter(|_| ours));
+                }
+                Some((fence, _)) if *fence > sheet.fence => return Ok(None),
+                Some(_) | None => world.clock.sleep(LAG).await,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Who came before us and did not take a lease that was free is gone; so is who gives no sign of life.
+    async fn forget_dead(&self, seen: &Seen, now: Duration) {
+        for entry in &seen.waiting {
+            let before = self.ticket.as_ref().is_none_or(|own| entry.name < own.name);
+            if before || self.silence(seen, entry, now) >= self.times.expiry {
+                let _next_time = self.wanted.store.delete(&self.folder, &entry.name).await;
+            }
+        }
+    }
+
     /// Keeps our place in the queue.
     async fn stay(&mut self, seen: &Seen, now: Duration) -> Result<()> {
         let Wanted { store, holder, .. } = self.wanted;
         let sheet = |sign: u32| json!({"schema": 1, "holder": holder, "sign": sign});
         if let Some(ticket) = &mut self.ticket {
-            if now.saturating_sub(ticket.written) < self.times.beat() {
+            if now.saturating_sub(ticket.written) < self.times.expiry / 3 {
                 return Ok(());
             }
             ticket.sign = (ticket.sign + 1) % SIGNS;

@@ -4,13 +4,15 @@
 //! clone fetches them and no workflow starts for them.
 
 use super::{Entry, unreadable};
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 use crate::forge::github::GitHub;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::OnceCell;
 
+/// What the one file of our commits says.
+const README: &str = "This commit is a lease of tidegate, see docs/state.md. Its message is the lease.\n";
 /// Where our refs are.
 const ROOT: &str = "refs/tidegate";
 
@@ -18,7 +20,7 @@ const ROOT: &str = "refs/tidegate";
 #[derive(Clone)]
 pub struct Refs {
     github: GitHub,
-    /// A tree that the repository has: a commit needs one.
+    /// The tree of our commits: a commit needs one.
     tree: Arc<OnceCell<String>>,
     /// Commits by the text they hold: a heartbeat says the same few things again and again.
     written: Arc<Mutex<BTreeMap<String, String>>>,
@@ -75,10 +77,8 @@ impl Refs {
         if let Some(known) = self.written.lock().ok().and_then(|written| written.get(&text).cloned()) {
             return Ok(known);
         }
-        let tree = self.tree.get_or_try_init(|| async {
-            let tree = self.github.tree_of("HEAD").await?;
-            tree.ok_or_else(|| Error::new(Reason::ForgeFailed, format!("{} has no commit yet", self.github.repository())))
-        });
+        // A tree of our own: with the repository's, workflow files among them, GitHub may ask for more permissions.
+        let tree = self.tree.get_or_try_init(|| self.github.create_tree("README", README));
         let sha = self.github.create_commit(tree.await?, &text).await?;
         if let Ok(mut written) = self.written.lock() {
             written.insert(text, sha.clone());

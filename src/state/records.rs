@@ -14,8 +14,9 @@ use serde_json::Value;
 
 /// How far back a look goes for something that was deployed.
 const LOOK_BACK: usize = 100;
-/// How far the first look goes.
+/// How far the first look at the forge goes, and how many pages of a hundred after it.
 const FEW: usize = 10;
+const PAGES: usize = 5;
 /// How many records an environment keeps where they are objects.
 const KEPT: u64 = 200;
 
@@ -167,27 +168,9 @@ impl Record {
         let switching = self.journal.iter().any(|line| line.what == Did::Switching);
         match self.ended.as_ref().map(|ended| ended.verdict) {
             Some(Verdict::Deployed) => true,
-            None | Some(Verdict::Cancelled | Verdict::Unknown | Verdict::TimedOut) => switching,
-            Some(Verdict::Removed | Verdict::Skipped | Verdict::Superseded | Verdict::Failed | Verdict::RolledBack | Verdict::Refused) => {
-                false
-            }
+            None | Some(Verdict::Cancelled | Verdict::Unknown | Verdict::TimedOut | Verdict::Failed | Verdict::Refused) => switching,
+            Some(Verdict::Removed | Verdict::Skipped | Verdict::Superseded | Verdict::RolledBack) => false,
         }
-    }
-
-    /// Steps whose producers were stopped and not started again, and whether the command is known to have ended.
-    pub fn paused(&self) -> Vec<(String, bool)> {
-        let mut paused: Vec<(String, bool)> = Vec::new();
-        for line in &self.journal {
-            match line.what {
-                Did::Pausing | Did::Paused => {
-                    paused.retain(|(step, _)| *step != line.step);
-                    paused.push((line.step.clone(), line.what == Did::Paused));
-                }
-                Did::Resumed => paused.retain(|(step, _)| *step != line.step),
-                Did::Switching | Did::TakenUp => {}
-            }
-        }
-        paused
     }
 
     fn name(&self) -> String {
@@ -206,6 +189,25 @@ impl Record {
     fn of(value: Value, place: &str) -> Result<Self> {
         serde_json::from_value(value).map_err(|error| unreadable(place, &error.to_string()))
     }
+}
+
+/// Steps whose producers were stopped and not started again, by all that the newest records say; and whether the command
+/// is known to have ended. A record that has ended may have been followed by a run that could write nothing down.
+pub fn paused(history: &[Record]) -> Vec<(String, bool)> {
+    let mut paused: Vec<(String, bool)> = Vec::new();
+    for record in history.iter().rev() {
+        for line in &record.journal {
+            match line.what {
+                Did::Pausing | Did::Paused => {
+                    paused.retain(|(step, _)| *step != line.step);
+                    paused.push((line.step.clone(), line.what == Did::Paused && record.ended.is_none()));
+                }
+                Did::Resumed => paused.retain(|(step, _)| *step != line.step),
+                Did::Switching | Did::TakenUp => {}
+            }
+        }
+    }
+    paused
 }
 
 fn now() -> String {
@@ -303,14 +305,24 @@ fn is_settled(record: &Record) -> bool {
 }
 
 async fn history_on_forge(github: &GitHub, key: &Key) -> Result<Vec<Record>> {
-    let few = history_of(github, key, FEW).await?;
-    let enough = few.iter().any(is_settled) || few.len() < FEW;
-    if enough { Ok(few) } else { history_of(github, key, LOOK_BACK).await }
+    let mut history = Vec::new();
+    for (page, size) in std::iter::once((1, FEW)).chain((1..=PAGES).map(|page| (page, 100))) {
+        if size != FEW && page == 1 {
+            history.clear(); // the same again, and more
+        }
+        let (listed, settled) = page_of_history(github, key, (page, size), &mut history).await?;
+        if settled || listed < size {
+            break;
+        }
+    }
+    Ok(history)
 }
 
-async fn history_of(github: &GitHub, key: &Key, limit: usize) -> Result<Vec<Record>> {
-    let mut history = Vec::new();
-    for deployment in github.deployments(Some(key.environment()), limit).await? {
+/// Adds a page of deployments; how many there were, ours or not, and whether what came before matters no more.
+async fn page_of_history(github: &GitHub, key: &Key, (page, size): (usize, usize), history: &mut Vec<Record>) -> Result<(usize, bool)> {
+    let deployments = github.deployments_page(Some(key.environment()), (page, size)).await?;
+    let listed = deployments.len();
+    for deployment in deployments {
         if deployment.payload.get("project").and_then(Value::as_str) != Some(key.project.as_str()) {
             continue; // another project of this repository, or a record of before there were leases
         }
@@ -319,10 +331,10 @@ async fn history_of(github: &GitHub, key: &Key, limit: usize) -> Result<Vec<Reco
         let settled = is_settled(&record);
         history.push(record);
         if settled {
-            break;
+            return Ok((listed, true));
         }
     }
-    Ok(history)
+    Ok((listed, false))
 }
 
 fn from_forge(deployment: Deployment, statuses: &[Status]) -> Result<Record> {
@@ -363,5 +375,53 @@ pub fn state_of(verdict: Verdict) -> DeploymentState {
         Verdict::Removed | Verdict::Skipped | Verdict::Superseded => DeploymentState::Inactive,
         Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut | Verdict::Refused => DeploymentState::Failure,
         Verdict::Cancelled => DeploymentState::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(fence: u64, journal: &[Did], verdict: Option<Verdict>) -> Record {
+        let line = |what: &Did| Line { at: String::new(), step: "drain".into(), what: *what };
+        Record {
+            schema: 1,
+            project: "p".into(),
+            key: fence.to_string(),
+            fence,
+            environment: "dev".into(),
+            version: "1".into(),
+            commit: None,
+            plan: String::new(),
+            images: Vec::new(),
+            who: String::new(),
+            run: None,
+            begun: String::new(),
+            replaces: None,
+            journal: journal.iter().map(line).collect(),
+            ended: verdict.map(|verdict| Ended { at: String::new(), verdict, sentence: String::new() }),
+            deployment: None,
+        }
+    }
+
+    #[test]
+    fn what_is_stopped_is_known_over_several_records() {
+        let stopped = |history: &[Record]| paused(history).into_iter().map(|(_, certain)| certain).collect::<Vec<_>>();
+        let killed = record(1, &[Did::Pausing, Did::Paused], None);
+        assert_eq!(stopped(std::slice::from_ref(&killed)), [true], "killed while it waited: stopped for certain");
+        assert_eq!(stopped(&[record(1, &[Did::Pausing], None)]), [false], "killed while it stopped them: not for certain");
+        let ended = record(1, &[Did::Pausing, Did::Paused], Some(Verdict::Cancelled));
+        assert_eq!(stopped(std::slice::from_ref(&ended)), [false], "ended, and never started again as far as it is written");
+        let started = record(2, &[Did::Resumed], Some(Verdict::Failed));
+        assert_eq!(stopped(&[started, ended]), [] as [bool; 0], "a later run started them");
+    }
+
+    #[test]
+    fn what_may_have_been_switched_may_run() {
+        assert!(record(1, &[], Some(Verdict::Deployed)).may_run());
+        assert!(record(1, &[Did::Switching], Some(Verdict::Failed)).may_run());
+        assert!(record(1, &[Did::Switching], None).may_run());
+        assert!(!record(1, &[], Some(Verdict::Failed)).may_run());
+        assert!(!record(1, &[Did::Switching], Some(Verdict::RolledBack)).may_run());
     }
 }

@@ -55,6 +55,10 @@ macro_rules! stories {
                 story::what_may_have_been_switched_counts_as_there($keep);
             }
             #[test]
+            fn a_killed_waiter_is_forgotten() {
+                story::a_killed_waiter_is_forgotten($keep);
+            }
+            #[test]
             fn leases_are_seen_taken_and_released_by_hand() {
                 story::leases_are_seen_taken_and_released_by_hand($keep);
             }
@@ -456,6 +460,32 @@ pub fn what_may_have_been_switched_counts_as_there(keep: Keep) {
     assert!(late.contains(&format!("{} is older than {}", &old[..7], &new[..7])), "{late}");
     ended(piped(world.merge(&new, 2)), 0, "runs on dev");
     assert_eq!(switched(&world), [new[..7].to_owned()]);
+    all_free(&world);
+}
+
+/// Its place in the queue is given up, and nobody waits for it a second time.
+pub fn a_killed_waiter_is_forgotten(keep: Keep) {
+    let mut world = world(keep);
+    world.configure("tags: [latest]", DRAIN);
+    world.var("TIDEGATE_LEASE_EXPIRY", "4s");
+    let (old, new) = (world.commit("drain"), {
+        world.write("app", "two\n");
+        world.commit("two")
+    });
+    let (first, _lines) = draining(&world, &old, 1);
+    let mut second = piped(world.merge(&new, 2));
+    let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("waiting for the lease")));
+    let queued = std::time::Instant::now();
+    while lease(&world, "dev")["waiting"] != 1 {
+        assert!(queued.elapsed().as_secs() < 60, "it never stood in the queue");
+    }
+    signal("-KILL", &second);
+    second.wait().unwrap();
+    busy(&world, 0);
+    ended(first, 0, "");
+    ended(piped(world.merge(&new, 3)), 0, "runs on dev");
+    assert_eq!(switched(&world), [old[..7].to_owned(), new[..7].to_owned()]);
     all_free(&world);
 }
 

@@ -192,3 +192,73 @@ fn closing_waits_for_the_preview_that_is_being_deployed() {
     let again = world.run(&["run"]);
     assert_eq!(again.log.iter().filter(|line| !line.starts_with("GET ")).count(), 0, "{:?}", again.log);
 }
+
+/// A repository with two projects: what one of them does hides nothing of the other's history.
+#[test]
+fn another_projects_records_hide_nothing() {
+    let mut world = World::new();
+    let old = world.head();
+    world.write("app", "two\n");
+    world.commit("two");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.sandbox.with(|outside| {
+        let own = outside.github.deployments[0].clone();
+        for id in 1..=130 {
+            let mut other = own.clone();
+            (other.id, other.request["payload"]["project"]) = (5000 + id, json!("api"));
+            outside.github.deployments.push(other);
+        }
+    });
+    world.git(&["checkout", "--quiet", &old]);
+    world.pushed().run(&["run"]).must(0, "order.superseded");
+}
+
+/// Somebody deletes "the stuck lock": numbers go on, and what the targets hold stays behind them.
+#[test]
+fn numbers_never_fall() {
+    let mut world = World::new();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.write("app", "two\n");
+    world.commit("two");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.sandbox.with(|outside| outside.github.refs.clear());
+    world.write("app", "three\n");
+    world.commit("three");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("lease 3 of demo/dev"), "{}", ran.err);
+}
+
+/// A push starts a long build, the pull request is closed meanwhile, and the removal is through before the image is there.
+#[test]
+fn a_preview_of_a_closed_pull_request_is_not_deployed() {
+    let mut world = World::new();
+    world.sandbox.with(|outside| outside.holds.push("POST /build".into()));
+    let building = world.pull_request("synchronize", |_| {}).start(&["run"]);
+    world.until("it builds", |outside| outside.held == 1);
+    world.sandbox.with(|outside| outside.github.closed.push(12));
+    world.sandbox.open();
+    let output = building.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("pull request 12 was closed meanwhile"), "{said}");
+    assert!(world.runs_on("demo-pr-12").contains(":old@") && world.deployments().is_empty(), "{said}");
+}
+
+/// A release and its tag push, or two jobs for one event: the second one waits, and finds it done.
+#[test]
+fn what_was_delivered_while_a_run_waited_is_not_delivered_again() {
+    let mut world = World::new();
+    world.var("TIDEGATE_LEASE_EXPIRY", "6s");
+    world.pushed();
+    world.sandbox.with(|outside| outside.holds.push("PATCH /kube".into()));
+    let first = world.start(&["run"]);
+    world.until("the first one switches", |outside| outside.held == 1);
+    let second = world.command(&["run"]).env("GITHUB_RUN_ID", "78").stderr(std::process::Stdio::piped()).spawn().unwrap();
+    world.until("the second one waits", |outside| outside.github.refs.keys().any(|name| name.contains("/wait-")));
+    world.sandbox.open();
+    assert!(first.wait_with_output().unwrap().status.success());
+    let output = second.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("was delivered by run 77 while this run waited"), "{said}");
+    assert_eq!(world.deployments(), [["in_progress", "success"]]);
+}

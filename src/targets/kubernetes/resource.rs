@@ -112,11 +112,10 @@ impl Found {
             };
             let held = self.object.metadata.annotations.as_ref().and_then(|all| all.get(LEASE)).cloned().unwrap_or_default();
             if fence.is_behind(&held) {
-                return Err(Error::new(
-                    Reason::LockLost,
-                    format!("{} was changed under a later lease ({held}) than ours ({fence})", self.workload),
-                )
-                .hint("another run deploys there; if the state was deleted on purpose, remove the annotation tidegate.dev/lease"));
+                let error =
+                    Error::new(Reason::LockLost, format!("{} was changed under a later lease ({held}) than ours ({fence})", self.workload))
+                        .hint("another run deploys there; if the state was deleted on purpose, remove the annotation tidegate.dev/lease");
+                return Err(Error { gone: true, ..error });
             }
             let changes = !self.is_same(&wanted) || restart;
             if !changes && held == fence.to_string() {
