@@ -232,7 +232,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         ("GET", ["pulls", number]) => {
             let number: u64 = number.parse().unwrap_or(0);
             let state = if forge.closed.contains(&number) { "closed" } else { "open" };
-            json_answer(200, &shape("pull", &json!({"number": number, "state": state})))
+            json_answer(200, &shape("pull-request", &json!({"number": number, "state": state})))
         }
         (method, ["git", part, rest @ ..]) => super::github_git::answer(forge, asked, method, (part, rest.first().copied())),
         ("GET", ["actions", "runs", id]) => match forge.runs.get(*id) {
