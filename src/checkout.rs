@@ -126,7 +126,8 @@ impl Checkout {
     /// Git with the ownership check answered for this call only: in a container the workspace belongs to another user.
     fn git(&self, args: &[&str]) -> Option<String> {
         let folder = std::fs::canonicalize(&self.folder).ok()?;
-        let mut all = vec!["-c", "safe.directory=*", "-c", "core.fsmonitor=false"];
+        // Reading must not write: `git status` would refresh the index beside another image's context being packed.
+        let mut all = vec!["--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"];
         all.extend(args);
         process::read("git", &all, &folder)
     }

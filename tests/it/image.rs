@@ -141,15 +141,17 @@ fn several_platforms_are_one_image() {
     assert_eq!(release.must(0, "deploy.done").outputs["digest"], first.outputs["digest"]);
 }
 
-/// Nothing is deployed there, so only an alias that moves needs the lease; a repeated run takes none.
+/// Nothing is deployed there, so only aliases that move need the lease: once for all images, and never for a repeated run.
 #[test]
-fn without_a_target_only_a_moving_alias_takes_the_lease() {
+fn two_images_without_a_target_share_one_lease() {
     let mut world = World::new();
+    world.sandbox.with(|outside| outside.repositories.insert("side".into(), Default::default()));
     let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
     let (head, rest) = text.split_once("environments:").unwrap();
     let (_dev, others) = rest.split_once("  staging:").unwrap();
-    world.write("tidegate.yml", &format!("{head}environments:\n  dev:\n    when: merge\n    tags: [latest]\n  staging:{others}"));
-    world.commit("build only");
+    let side = "  side:\n    repository: 123456789012.dkr.ecr.us-west-2.amazonaws.com/side\n";
+    world.write("tidegate.yml", &format!("{head}{side}environments:\n  dev:\n    when: merge\n    tags: [latest]\n  staging:{others}"));
+    world.commit("two images");
     let ran = world.pushed().run(&["run"]);
     ran.must(0, "image.built");
     assert_eq!((ran.count("POST /github/repos/acme/demo/git/refs"), world.deployments().len()), (1, 0), "{}", ran.err);
