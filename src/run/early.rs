@@ -32,7 +32,8 @@ impl Runner<'_> {
             return Ok(closed);
         }
         if let Some(newest) = history.first()
-            && self.is_this(newest)
+            && newest.is_deployed()
+            && self.ledger.is_ours(newest)
             && self.still_runs(newest, report).await?
         {
             self.ledger.clear().await?;
@@ -59,11 +60,6 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// The newest delivery was this very one, and it ended well.
-    fn is_this(&self, newest: &Record) -> bool {
-        newest.is_deployed() && newest.plan == self.prepared.plan.hash && newest.commit == self.prepared.plan.commit
-    }
-
     /// Records may be wrong: the registry must still have the images, and every target must still run them.
     async fn still_runs(&self, newest: &Record, report: &mut Report) -> Result<bool> {
         let mut images = BTreeMap::new();
@@ -81,7 +77,7 @@ impl Runner<'_> {
             targets.push(ReportedTarget { id: step.id.clone(), verdict: Verdict::Deployed, detail: settled.detail, url: settled.url });
         }
         report.images.extend(images.iter().map(|(name, pushed)| ReportedImage::of(name, pushed, "reused")));
-        let by = newest.run.as_ref().map_or(newest.who.clone(), |run| format!("run {}", run.id));
+        let by = newest.by();
         for target in &targets {
             let note = format!("{}; delivered before by {by}", target.detail);
             self.world.console.good(&format!("{:<20} {:>8}  {note}", target.id, ""));

@@ -2,7 +2,8 @@
 //!
 //! Every lease has a number, its fence. Taking one means creating the object `lease-NUMBER+1`, which a store does for one
 //! run only; the highest number holds. Its holder rewrites it every few seconds. Who waits measures with the own monotonic
-//! clock, or with the store's, whether it still changes; no machine's time of day decides anything.
+//! clock, or with the store's, whether it still changes: no run goes by the time of day. Only a lease
+//! that a person took for a while ends by it.
 
 use super::waiter::Waiter;
 use crate::error::{Error, Reason, Result};
@@ -22,8 +23,6 @@ use tokio::sync::Mutex;
 const EXPIRY: Duration = Duration::from_secs(60);
 /// How long a run waits for its turn.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long a lease that was taken by hand holds.
-pub const BY_HAND: Duration = Duration::from_secs(3600);
 /// How long a run whose lease is gone looks for who has it.
 const LAST_LOOK: Duration = Duration::from_secs(3);
 /// A sign of life changes the object; so many different ones follow each other.

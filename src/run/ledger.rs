@@ -10,8 +10,8 @@ use crate::forge::deployments::DeploymentStatus;
 use crate::forge::github::GitHub;
 use crate::gates::order;
 use crate::report::outputs::random;
-use crate::state::Kind;
 use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, copy_on_forge, paused, record_on_forge, state_of};
+use crate::state::{Key, Kind};
 use crate::targets::Fence;
 use crate::world::World;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +118,7 @@ impl<'a> Ledger<'a> {
         let Prepared { store, key, .. } = self.prepared;
         let paused = paused(history);
         for open in history.iter().filter(|record| record.ended.is_none()) {
-            let by = open.run.as_ref().map_or(open.who.clone(), |run| format!("run {}", run.id));
+            let by = open.by();
             let last = open.journal.last().map_or("before anything was switched".into(), |line| format!("at {}", line.step));
             self.world.console.line(&format!("  {by} ended without a word {last}, with {}", open.version));
             let mut open = open.clone();
@@ -132,10 +132,17 @@ impl<'a> Ledger<'a> {
         Ok(paused)
     }
 
+    /// The forge, where it only gets a copy of the record for people.
+    fn copied(&self) -> Option<(&GitHub, &Key)> {
+        match &self.prepared.forge {
+            Forge::GitHub(github) if self.prepared.store.kind() != Kind::Forge => Some((github, &self.prepared.key)),
+            Forge::GitHub(_) | Forge::Absent { .. } => None,
+        }
+    }
+
     /// What people see of a record of another run, where the forge is not the store. Best effort.
     async fn end_lost_copy(&self, record: &Record) {
-        let Prepared { store, key, forge, .. } = self.prepared;
-        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return };
+        let Some((github, key)) = self.copied() else { return };
         let ended = async {
             match copy_on_forge(github, key, record).await? {
                 Some(id) => self.tell(github, id, DeploymentState::Error, &format!("cancelled: {LOST}")).await,
@@ -148,7 +155,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// The same thing to the same place.
-    fn is_ours(&self, record: &Record) -> bool {
+    pub fn is_ours(&self, record: &Record) -> bool {
         record.plan == self.prepared.plan.hash && record.commit == self.prepared.plan.commit
     }
 
@@ -222,8 +229,7 @@ impl<'a> Ledger<'a> {
 
     /// The copy of the record that people see, where the forge is not the store. Best effort.
     async fn mirror(&self) {
-        let Prepared { store, key, forge, .. } = self.prepared;
-        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return };
+        let Some((github, key)) = self.copied() else { return };
         let Some(record) = self.record.lock().await.clone() else { return };
         let shown = async {
             // The run that began this record may have shown it already.
@@ -312,8 +318,7 @@ impl<'a> Ledger<'a> {
 
     /// Ends what people see of this run's record. A cancel may have come between making the copy and hearing its id.
     async fn end_copy(&self, verdict: Verdict, sentence: &str) {
-        let Prepared { store, key, forge, .. } = self.prepared;
-        let (Forge::GitHub(github), true) = (forge, store.kind() != Kind::Forge) else { return };
+        let Some((github, key)) = self.copied() else { return };
         let Some(record) = self.record.lock().await.clone() else { return };
         let description = format!("{}: {sentence}", verdict.name());
         let ended = async {
@@ -338,8 +343,7 @@ impl<'a> Ledger<'a> {
 
     /// A run that could not end its copy, although all was done, leaves that to the next one.
     pub async fn mend_copy(&self, record: &Record) {
-        let Prepared { store, key, forge, .. } = self.prepared;
-        let (Forge::GitHub(github), true, Some(ended)) = (forge, store.kind() != Kind::Forge, &record.ended) else { return };
+        let (Some((github, key)), Some(ended)) = (self.copied(), &record.ended) else { return };
         let mended = async {
             let Some(id) = copy_on_forge(github, key, record).await? else { return Ok(()) };
             let newest = github.deployment_statuses(id).await?.into_iter().next();

@@ -240,8 +240,7 @@ impl Runner<'_> {
     /// After a wait: another run may have delivered the same, or the pull request may have been closed.
     async fn still_wanted(&self) -> Result<()> {
         if let Some(same) = self.ledger.delivered_meanwhile().await {
-            let by = same.run.as_ref().map_or(same.who.clone(), |run| format!("run {}", run.id));
-            let sentence = format!("{} was delivered by {by} while this run waited", same.version);
+            let sentence = format!("{} was delivered by {} while this run waited", same.version, same.by());
             return Err(Error::new(Reason::Superseded, sentence));
         }
         let Prepared { plan, event, forge, .. } = self.prepared;

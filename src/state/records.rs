@@ -153,6 +153,11 @@ pub struct Shown {
 }
 
 impl Record {
+    /// The run that made it, or the person where no CI system ran it.
+    pub fn by(&self) -> String {
+        self.run.as_ref().map_or(self.who.clone(), |run| format!("run {}", run.id))
+    }
+
     /// The digests of its images.
     pub fn digests(&self) -> Vec<String> {
         self.images.iter().map(|image| image.digest.clone()).collect()
@@ -255,23 +260,19 @@ impl Store {
     /// Adds a line to the journal, before or after what it is about.
     pub async fn note(&self, key: &Key, record: &mut Record, step: &str, what: Did) -> Result<()> {
         record.journal.push(Line { at: now(), step: step.to_owned(), what });
-        match (self.github(), record.deployment) {
-            (Some(github), Some(id)) => {
-                let description = format!("{step}: {}", what.name());
-                status(github, record, id, DeploymentState::InProgress, &description).await.map_err(refuse)
-            }
-            _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
-        }
+        self.rewrite(key, record, DeploymentState::InProgress, &format!("{step}: {}", what.name())).await
     }
 
     /// Writes down how it ended.
     pub async fn end(&self, key: &Key, record: &mut Record, verdict: Verdict, sentence: &str) -> Result<()> {
         record.ended = Some(Ended { at: now(), verdict, sentence: sentence.to_owned() });
+        self.rewrite(key, record, state_of(verdict), &format!("{}: {sentence}", verdict.name())).await
+    }
+
+    /// The forge only ever adds a status; an object is written again as a whole.
+    async fn rewrite(&self, key: &Key, record: &Record, state: DeploymentState, description: &str) -> Result<()> {
         match (self.github(), record.deployment) {
-            (Some(github), Some(id)) => {
-                let description = format!("{}: {sentence}", verdict.name());
-                status(github, record, id, state_of(verdict), &description).await.map_err(refuse)
-            }
+            (Some(github), Some(id)) => status(github, record, id, state, description).await.map_err(refuse),
             _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
         }
     }

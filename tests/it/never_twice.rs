@@ -401,13 +401,19 @@ fn stopped_at(world: &World, at: (usize, bool), name: &str, code: Option<i32>) {
     world.sandbox.with(|outside| outside.stop_at = None);
 }
 
-/// What was stopped is not stopped again, and is started again by whoever comes next.
-pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
-    let world = full(keep);
-    busy(&world, 5);
+/// A run of the whole delivery that waits for its queue, and what it says from then on.
+fn at_the_queue(world: &World) -> (Child, impl Iterator<Item = String>) {
+    busy(world, 5);
     let mut run = piped(world.command(&["run"]));
     let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("5 visible")), "it waits for the queue");
+    (run, lines)
+}
+
+/// What was stopped is not stopped again, and is started again by whoever comes next.
+pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
+    let world = full(keep);
+    let (mut run, _lines) = at_the_queue(&world);
     signal("-KILL", &run);
     run.wait().unwrap();
     busy(&world, 0);
@@ -428,10 +434,7 @@ pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
 pub fn a_lease_is_released_under_its_holder(keep: Keep) {
     let mut world = full(keep);
     world.var("TIDEGATE_LEASE_EXPIRY", "2s");
-    busy(&world, 5);
-    let mut run = piped(world.command(&["run"]));
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("5 visible")), "it waits for the queue");
+    let (mut run, lines) = at_the_queue(&world);
     assert_eq!(world.run(&["lock", "release", "dev", "--reason", "stuck since lunch"]).code, 0);
     let rest: Vec<String> = lines.collect();
     assert_eq!(run.wait().unwrap().code(), Some(1), "{}", rest.join("\n"));
