@@ -27,7 +27,8 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     let place = Place::of(world, &args.at.file, &args.at.facts)?;
     let mut rows = Vec::new();
     for (environment, name) in place.names().await? {
-        let history = place.store.history(&Key::new(&place.loaded.config.project, &name)).await?;
+        let key = Key::new(&place.loaded.config.project, &name);
+        let history = place.store.history(&key).await?;
         let rules = place.loaded.config.environments.get(&environment);
         let is_preview = rules.is_some_and(Environment::is_preview);
         if is_preview && !history.iter().any(is_open) {
@@ -38,7 +39,7 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
             (Some(rules), Some(live)) => drift(&place, rules, live).await?,
             (Some(_) | None, _) => None,
         };
-        let lease = lease_of(&place, &Key::new(&place.loaded.config.project, &name)).await?;
+        let lease = lease_of(&place, &key).await?;
         rows.push(row((&environment, &name), &history, drift, lease));
     }
     if args.format == Format::Json {

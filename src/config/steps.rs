@@ -137,6 +137,18 @@ pub enum Target {
     Webhook(Value),
 }
 
+impl Target {
+    /// The workloads, where it is a cluster; no other target can be deployed to yet.
+    pub fn kubernetes(&self) -> Option<&Kubernetes> {
+        match self {
+            Self::Kubernetes(kubernetes) => Some(kubernetes),
+            Self::Swarm(_) | Self::Heroku(_) | Self::Awx(_) | Self::Ecs(_) | Self::AppDeploy(_) | Self::Command(_) | Self::Webhook(_) => {
+                None
+            }
+        }
+    }
+}
+
 /// Workloads in a Kubernetes cluster.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

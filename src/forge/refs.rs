@@ -31,20 +31,21 @@ impl GitHub {
     /// A tree with one small file; the same file makes the same tree.
     pub async fn create_tree(&self, path: &str, content: &str) -> Result<String> {
         let body = json!({"tree": [{"path": path, "mode": "100644", "type": "blob", "content": content}]});
-        let create = || async {
-            let answer = self.expect(Method::POST, "/git/trees", Some(&body), WRITE).await?;
-            answer.text("/sha").ok_or_else(|| Error::new(Reason::ForgeFailed, "GitHub made a tree and did not say which"))
-        };
-        self.once_only(create, || async { Ok(None) }).await
+        self.create_object("/git/trees", &body).await
     }
 
     /// A commit without parents. The time is given, so that a request that is sent again makes the same commit.
     pub async fn create_commit(&self, tree: &str, message: &str) -> Result<String> {
         let person = json!({"name": "tidegate", "email": "tidegate@users.noreply.github.com", "date": jiff::Timestamp::now().to_string()});
         let body = json!({"message": message, "tree": tree, "parents": [], "author": person, "committer": person});
+        self.create_object("/git/commits", &body).await
+    }
+
+    /// The id of an object of git. Made twice from the same text it is the same one.
+    async fn create_object(&self, path: &str, body: &Value) -> Result<String> {
         let create = || async {
-            let answer = self.expect(Method::POST, "/git/commits", Some(&body), WRITE).await?;
-            answer.text("/sha").ok_or_else(|| Error::new(Reason::ForgeFailed, "GitHub made a commit and did not say which"))
+            let answer = self.expect(Method::POST, path, Some(body), WRITE).await?;
+            answer.text("/sha").ok_or_else(|| Error::new(Reason::ForgeFailed, format!("GitHub answered POST {path} without an id")))
         };
         self.once_only(create, || async { Ok(None) }).await
     }

@@ -3,7 +3,6 @@
 use crate::config::{self, Kubernetes, Loaded};
 use crate::context::{Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
-
 use crate::event::{Event, Kind};
 use crate::registry::Repository;
 use crate::targets::kubernetes::Workload;

@@ -1,7 +1,7 @@
 //! One recipe per event, in the order of a version's life; then the parts that recipes are made of. Pure.
 
 use super::{Action, Build, DrainWork, KubernetesWork, Plan, PlannedGate, PlannedImage, Step, Work};
-use crate::config::{self, Config, Dockerfile, Environment, Gate, Kubernetes, Loaded, Promote, Target, template::Values};
+use crate::config::{self, Config, Dockerfile, Environment, Gate, Kubernetes, Loaded, Promote, template::Values};
 use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
@@ -133,16 +133,8 @@ impl Builder<'_> {
 
     fn is_deployed(&self, name: &str) -> bool {
         let only = self.config.images.len() == 1;
-        self.rules.deploy.iter().any(|target| match target {
-            Target::Kubernetes(kubernetes) => kubernetes.image.as_deref().map_or(only, |image| image == name),
-            Target::Swarm(_)
-            | Target::Heroku(_)
-            | Target::Awx(_)
-            | Target::Ecs(_)
-            | Target::AppDeploy(_)
-            | Target::Command(_)
-            | Target::Webhook(_) => true,
-        })
+        let takes = |kubernetes: &Kubernetes| kubernetes.image.as_deref().map_or(only, |image| image == name);
+        self.rules.deploy.iter().any(|target| target.kubernetes().is_none_or(takes))
     }
 
     fn image(&self, name: &str, image: &config::Image, action: Action, version: &Version) -> Result<PlannedImage> {
@@ -233,16 +225,8 @@ impl Builder<'_> {
         let before = self.step_ids();
         let mut previous: Option<String> = None;
         for (index, target) in self.rules.deploy.iter().enumerate() {
-            let (id, title, work) = match target {
-                Target::Kubernetes(kubernetes) => self.kubernetes(index, kubernetes)?,
-                Target::Swarm(_)
-                | Target::Heroku(_)
-                | Target::Awx(_)
-                | Target::Ecs(_)
-                | Target::AppDeploy(_)
-                | Target::Command(_)
-                | Target::Webhook(_) => continue, // refused by config::refuse_unsupported
-            };
+            let Some(kubernetes) = target.kubernetes() else { continue }; // refused by config::refuse_unsupported
+            let (id, title, work) = self.kubernetes(index, kubernetes)?;
             let after = before.iter().cloned().chain(previous.take()).collect();
             self.step(&id, title, after, work);
             previous = Some(id);

@@ -65,7 +65,7 @@ pub struct Process {
 impl Process {
     /// This process; nothing off Linux, where it could not be looked for.
     pub fn own() -> Option<Self> {
-        let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let host = crate::state::file::boot()?;
         let space = std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned();
         Some(Self { host, space, id: std::process::id() })
     }

@@ -31,8 +31,8 @@ pub(super) struct Waiter<'a> {
     marks: BTreeMap<String, (String, Duration)>,
     /// When the store was looked at last.
     looked: Option<Duration>,
-    /// The lease that was read last, by its mark.
-    sheet: Option<(String, Sheet)>,
+    /// The lease that was seen last.
+    sheet: Option<Sheet>,
     /// Every lease that was read, by its mark.
     read: BTreeMap<String, Sheet>,
     /// When the holder's run was last asked about, and how it stood.
@@ -124,16 +124,14 @@ impl<'a> Waiter<'a> {
     /// Why nobody holds the lease; nothing while somebody does. The text is empty when it was simply free.
     pub(super) async fn why_free(&mut self, seen: &Seen, now: Duration) -> Result<Option<String>> {
         let Some((_, entry)) = &seen.top else { return Ok(Some(String::new())) };
-        if self.sheet.as_ref().is_none_or(|(mark, _)| *mark != entry.mark) {
-            let sheet = match self.read.get(&entry.mark) {
-                Some(known) => Some(known.clone()),
-                None => seen.sheet(self.wanted.store, self.wanted.key).await?,
-            };
-            let Some(sheet) = sheet else { return Ok(None) };
-            self.read.insert(entry.mark.clone(), sheet.clone());
-            self.sheet = Some((entry.mark.clone(), sheet));
-        }
-        let Some((_, sheet)) = &self.sheet else { return Ok(None) };
+        let sheet = match self.read.get(&entry.mark) {
+            Some(known) => known.clone(),
+            None => match seen.sheet(self.wanted.store, self.wanted.key).await? {
+                Some(sheet) => self.read.entry(entry.mark.clone()).or_insert(sheet).clone(),
+                None => return Ok(None),
+            },
+        };
+        self.sheet = Some(sheet.clone());
         let Some(holder) = sheet.holder.clone() else { return Ok(Some(String::new())) };
         let silence = self.silence(seen, entry, now);
         if silence >= Duration::from_secs(sheet.seconds) {
@@ -251,17 +249,16 @@ impl<'a> Waiter<'a> {
     }
 
     fn say(&mut self, ahead: usize, left: Duration, now: Duration) {
-        let Some((_, Sheet { holder: Some(holder), .. })) = &self.sheet else { return };
+        let Some(sheet @ Sheet { holder: Some(holder), .. }) = &self.sheet else { return };
         let what = format!("{holder}{ahead}");
         if self.said.as_ref().is_some_and(|(said, at)| *said == what && now.saturating_sub(*at) < self.times.expiry) {
             return;
         }
-        let age = self.sheet.as_ref().map(|(_, sheet)| sheet.age()).unwrap_or_default();
         let seconds = |length: Duration| humantime::format_duration(Duration::from_secs(length.as_secs())).to_string();
         self.wanted.world.console.line(&format!(
             "  waiting for the lease {}: held by {holder} for {}; position {}; giving up in {}",
             self.wanted.key,
-            seconds(age),
+            seconds(sheet.age()),
             ahead + 1,
             seconds(left)
         ));
@@ -269,7 +266,7 @@ impl<'a> Waiter<'a> {
     }
 
     fn too_late(&self, waited: Duration) -> Error {
-        let holder = self.sheet.as_ref().and_then(|(_, sheet)| Some((sheet.holder.as_ref()?, sheet)));
+        let holder = self.sheet.as_ref().and_then(|sheet| Some((sheet.holder.as_ref()?, sheet)));
         let (by, log) = match holder {
             Some((holder, sheet)) => {
                 let log = holder.run.as_ref().and_then(|run| run.url.clone()).map(|url| format!("its log: {url}\n")).unwrap_or_default();

@@ -160,7 +160,7 @@ fn write(path: &Path, value: Value) -> Result<String> {
 }
 
 /// Which start of the machine this is; unknown off Linux.
-fn boot() -> Option<String> {
+pub fn boot() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|text| text.trim().to_owned())
 }
 

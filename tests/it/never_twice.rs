@@ -190,6 +190,17 @@ pub fn twenty_merges_at_once(keep: Keep) {
 
 const DRAIN: &str = "tags: [latest]\n    gates:\n      - drain: {queues: [jobs], quiet: 1s, timeout: 10m}";
 
+/// A world with a drain before the switch, short leases, and two commits to merge.
+fn two_merges(keep: Keep, expiry: &str) -> (World, String, String) {
+    let mut world = world(keep);
+    world.configure("tags: [latest]", DRAIN);
+    world.var("TIDEGATE_LEASE_EXPIRY", expiry);
+    let old = world.commit("drain");
+    world.write("app", "two\n");
+    let new = world.commit("two");
+    (world, old, new)
+}
+
 fn busy(world: &World, messages: u64) {
     world.sandbox.with(|outside| outside.queues.insert(("us-west-2".into(), "jobs".into()), [[messages, 0, 0]].into_iter().collect()));
 }
@@ -211,13 +222,7 @@ fn draining(world: &World, sha: &str, run: u32) -> (Child, BufReader<std::proces
 
 /// Two runs for one lease, and the first one stands still: the second takes over, the first one may not go on.
 pub fn a_stalled_holder_wakes_up_too_late(keep: Keep) {
-    let mut world = world(keep);
-    world.configure("tags: [latest]", DRAIN);
-    world.var("TIDEGATE_LEASE_EXPIRY", "2s");
-    let (old, new) = (world.commit("drain"), {
-        world.write("app", "two\n");
-        world.commit("two")
-    });
+    let (world, old, new) = two_merges(keep, "2s");
     world.checkout(&new);
     let (stalled, mut rest) = draining(&world, &old, 1);
     signal("-STOP", &stalled);
@@ -236,13 +241,7 @@ pub fn a_stalled_holder_wakes_up_too_late(keep: Keep) {
 
 /// The second run sees who is first, and goes on when it is done.
 pub fn the_second_run_waits_for_the_first(keep: Keep) {
-    let mut world = world(keep);
-    world.configure("tags: [latest]", DRAIN);
-    world.var("TIDEGATE_LEASE_EXPIRY", "4s");
-    let (old, new) = (world.commit("drain"), {
-        world.write("app", "two\n");
-        world.commit("two")
-    });
+    let (world, old, new) = two_merges(keep, "4s");
     let (first, _lines) = draining(&world, &old, 1);
     let mut second = piped(world.merge(&new, 2));
     let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
@@ -468,13 +467,7 @@ pub fn what_may_have_been_switched_counts_as_there(keep: Keep) {
 
 /// Its place in the queue is given up, and nobody waits for it a second time.
 pub fn a_killed_waiter_is_forgotten(keep: Keep) {
-    let mut world = world(keep);
-    world.configure("tags: [latest]", DRAIN);
-    world.var("TIDEGATE_LEASE_EXPIRY", "4s");
-    let (old, new) = (world.commit("drain"), {
-        world.write("app", "two\n");
-        world.commit("two")
-    });
+    let (world, old, new) = two_merges(keep, "4s");
     let (first, _lines) = draining(&world, &old, 1);
     let mut second = piped(world.merge(&new, 2));
     let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
