@@ -1,14 +1,15 @@
 //! AWS access: one configuration per region and role, with credentials that renew themselves; errors in plain words.
 
 use super::http;
-use super::secret::Secret;
+use super::identity::{Identity, REFUSAL, WebIdentity};
 use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use aws_config::{BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Where and as whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -33,7 +34,7 @@ impl Access {
 /// The SDK's configuration for one service (`SQS`, `ECR`, …).
 pub async fn config(vars: &Vars, access: &Access, service: &str) -> Result<SdkConfig> {
     let region = access.region(vars)?;
-    let loader = base(&region);
+    let loader = base(vars, &region)?;
     let loader = match static_credentials(vars) {
         Some(credentials) => loader.credentials_provider(credentials),
         None => loader.credentials_provider(default_chain(&region).await),
@@ -49,8 +50,9 @@ pub async fn config(vars: &Vars, access: &Access, service: &str) -> Result<SdkCo
     Ok(config)
 }
 
-fn base(region: &str) -> aws_config::ConfigLoader {
-    aws_config::defaults(BehaviorVersion::latest())
+fn base(vars: &Vars, region: &str) -> Result<aws_config::ConfigLoader> {
+    let bundles = http::bundles(vars)?;
+    let loader = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new(region.to_owned()))
         .retry_config(
             RetryConfig::standard()
@@ -65,7 +67,27 @@ fn base(region: &str) -> aws_config::ConfigLoader {
                 .operation_timeout(Duration::from_secs(120))
                 .build(),
         )
-        .identity_cache(IdentityCache::lazy().load_timeout(Duration::from_secs(20)).buffer_time(Duration::from_secs(120)).build())
+        .identity_cache(IdentityCache::lazy().load_timeout(Duration::from_secs(20)).buffer_time(Duration::from_secs(120)).build());
+    if bundles.is_empty() {
+        return Ok(loader);
+    }
+    let mut trusted = tls::TrustStore::default();
+    for bundle in bundles {
+        trusted.add_pem_certificate(bundle.pem);
+    }
+    let context = tls::TlsContext::builder().with_trust_store(trusted).build();
+    let context = context.map_err(|error| Error::new(Reason::InputInvalid, format!("the certificates cannot be used: {error}")))?;
+    Ok(loader.http_client(trusting(context)))
+}
+
+/// The SDK's own client, which takes the proxies of the environment, with more certificates than the system's.
+fn trusting(context: tls::TlsContext) -> aws_smithy_runtime_api::client::http::SharedHttpClient {
+    Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        connector.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc)).tls_context(context.clone()).build()
+    })
 }
 
 fn static_credentials(vars: &Vars) -> Option<Credentials> {
@@ -101,21 +123,21 @@ pub fn session(vars: &Vars, assumes: bool) -> Option<(Duration, &'static str)> {
     if vars.get("AWS_SESSION_TOKEN").is_some() {
         return Some((HOUR, "the AWS session of this job (AWS_SESSION_TOKEN)"));
     }
-    let fixed = vars.is_true("GITLAB_CI") && (vars.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() || vars.get("TIDEGATE_ID_TOKEN").is_some());
+    let fixed = vars.get("TIDEGATE_ID_TOKEN").is_some() && assumes;
     fixed.then_some((HOUR, "the AWS session of this job (its id token is fixed when the job starts)"))
 }
 
 async fn assume(vars: &Vars, config: SdkConfig, role: &str, region: &str) -> Result<SdkConfig> {
-    let session = format!("tidegate-{}", vars.get("GITHUB_RUN_ID").unwrap_or("by-hand"));
+    let session = format!("tidegate-{}", vars.get("GITHUB_RUN_ID").or_else(|| vars.get("CI_JOB_ID")).unwrap_or("by-hand"));
     let endpoint = vars.get("AWS_ENDPOINT_URL_STS").or_else(|| vars.get("AWS_ENDPOINT_URL"));
-    let provider = match GitHubIdentity::of(vars)? {
-        Some(minter) => {
-            let mut loader = base(region).no_credentials();
+    let provider = match Identity::of(vars)? {
+        Some(identity) => {
+            let mut loader = base(vars, region)?.no_credentials();
             if let Some(url) = endpoint {
                 loader = loader.endpoint_url(url);
             }
             let sts = aws_sdk_sts::Client::new(&loader.load().await);
-            SharedCredentialsProvider::new(WebIdentity { sts, role: role.to_owned(), session, minter })
+            SharedCredentialsProvider::new(WebIdentity { sts, role: role.to_owned(), session, identity })
         }
         None => {
             let mut from = config.clone().into_builder();
@@ -130,70 +152,6 @@ async fn assume(vars: &Vars, config: SdkConfig, role: &str, region: &str) -> Res
     Ok(config.into_builder().credentials_provider(provider).identity_cache(cache).build())
 }
 
-/// GitHub's own identity tokens: minted whenever credentials have to be renewed, so that a wait may outlive them.
-/// <https://docs.github.com/actions/reference/security/oidc>
-#[derive(Clone)]
-struct GitHubIdentity {
-    client: reqwest::Client,
-    url: String,
-    token: Secret,
-}
-
-impl GitHubIdentity {
-    fn of(vars: &Vars) -> Result<Option<Self>> {
-        let (Some(url), Some(token)) = (vars.get("ACTIONS_ID_TOKEN_REQUEST_URL"), vars.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")) else {
-            return Ok(None);
-        };
-        Ok(Some(Self { client: http::client(vars)?, url: url.to_owned(), token: Secret::new(token) }))
-    }
-
-    async fn mint(&self) -> std::result::Result<Secret, String> {
-        let joint = if self.url.contains('?') { '&' } else { '?' };
-        let request = self.client.get(format!("{}{joint}audience=sts.amazonaws.com", self.url)).bearer_auth(self.token.expose());
-        let answer = http::send(&super::wait::Clock::real(), request).await?;
-        if !answer.status().is_success() {
-            return Err(format!("GitHub's identity service answers {}", answer.status()));
-        }
-        let body: serde_json::Value = answer.json().await.map_err(|error| http::chain(&error))?;
-        let token = body.pointer("/value").and_then(|value| value.as_str());
-        token.map(Secret::new).ok_or_else(|| "GitHub's identity service sends no token".into())
-    }
-}
-
-struct WebIdentity {
-    sts: aws_sdk_sts::Client,
-    role: String,
-    session: String,
-    minter: GitHubIdentity,
-}
-
-impl std::fmt::Debug for WebIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "WebIdentity({})", self.role)
-    }
-}
-
-impl WebIdentity {
-    async fn credentials(&self) -> provider::Result {
-        let token = self.minter.mint().await.map_err(CredentialsError::provider_error)?;
-        let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(&self.session);
-        let answer = request.web_identity_token(token.expose()).send().await.map_err(CredentialsError::provider_error)?;
-        let given = answer.credentials().ok_or_else(|| CredentialsError::unhandled("STS sends no credentials"))?;
-        let expires = SystemTime::try_from(*given.expiration()).map_err(CredentialsError::unhandled)?;
-        let session = Some(given.session_token().to_owned());
-        Ok(Credentials::new(given.access_key_id(), given.secret_access_key(), session, Some(expires), "github-oidc"))
-    }
-}
-
-impl ProvideCredentials for WebIdentity {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
-}
-
 /// An AWS error in plain words. `what` is a phrase such as "the queue jobs in us-west-2 cannot be read".
 pub fn failure<E>(what: &str, otherwise: Reason, error: &aws_sdk_sqs::error::SdkError<E>) -> Error
 where
@@ -204,6 +162,10 @@ where
     let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default();
     let status = error.raw_response().map(|response| response.status().as_u16());
     let chain = http::chain(error);
+    if let Some((_, refusal)) = chain.split_once(REFUSAL) {
+        let (said, hint) = refusal.split_once('\n').unwrap_or((refusal, ""));
+        return Error::new(Reason::AuthDenied, format!("{what}: {REFUSAL}{said}")).hint(hint);
+    }
     if matches!(error, SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)) && is_about_credentials(&chain) {
         return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials")).hint(
             "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, --role); by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",

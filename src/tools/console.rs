@@ -14,6 +14,8 @@ pub enum Style {
     Plain,
     /// A GitHub job log: groups, annotations, masks.
     GitHub,
+    /// A GitLab job log: sections and colours. It knows no masks at run time: what is secret is only ours to keep out.
+    GitLab,
 }
 
 /// The console. Clones share the same stream and secrets.
@@ -25,18 +27,21 @@ pub struct Console {
     redactor: Redactor,
     /// Progress bars, drawn only on a terminal.
     live: indicatif::MultiProgress,
+    /// Names of the sections that are open in a GitLab log, and how many there were.
+    sections: Arc<Mutex<(Vec<String>, u32)>>,
 }
 
 impl Console {
     /// The console of this process.
     pub fn of_process(vars: &Vars) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let style = match (vars.is_true("GITHUB_ACTIONS"), terminal) {
-            (true, _) => Style::GitHub,
-            (false, true) => Style::Terminal,
-            (false, false) => Style::Plain,
+        let style = match (vars.is_true("GITHUB_ACTIONS"), vars.is_true("GITLAB_CI"), terminal) {
+            (true, _, _) => Style::GitHub,
+            (false, true, _) => Style::GitLab,
+            (false, false, true) => Style::Terminal,
+            (false, false, false) => Style::Plain,
         };
-        let wanted = vars.get("CLICOLOR_FORCE").is_some_and(|value| value != "0") || terminal;
+        let wanted = vars.get("CLICOLOR_FORCE").is_some_and(|value| value != "0") || terminal || style == Style::GitLab;
         let colours = wanted && vars.get("NO_COLOR").is_none() && style != Style::GitHub;
         Self::to(style, colours, Arc::new(Mutex::new(std::io::stderr())))
     }
@@ -45,14 +50,14 @@ impl Console {
     pub fn to(style: Style, colours: bool, out: Arc<Mutex<dyn Write + Send>>) -> Self {
         let live = indicatif::MultiProgress::with_draw_target(match style {
             Style::Terminal => indicatif::ProgressDrawTarget::stderr(),
-            Style::Plain | Style::GitHub => indicatif::ProgressDrawTarget::hidden(),
+            Style::Plain | Style::GitHub | Style::GitLab => indicatif::ProgressDrawTarget::hidden(),
         });
-        Self { style, colours, out, redactor: Redactor::default(), live }
+        Self { style, colours, out, redactor: Redactor::default(), live, sections: Arc::default() }
     }
 
     /// The same console in another style: a rehearsal inside a job must not speak to that job's system.
     pub fn plain(&self) -> Self {
-        let style = if self.style == Style::GitHub { Style::Plain } else { self.style };
+        let style = if matches!(self.style, Style::GitHub | Style::GitLab) { Style::Plain } else { self.style };
         Self { style, ..self.clone() }
     }
 
@@ -118,7 +123,7 @@ impl Console {
     pub fn warning(&self, text: &str) {
         match self.style {
             Style::GitHub => self.annotate("warning", "tidegate", text),
-            Style::Terminal | Style::Plain => self.line(&format!("{} {text}", self.paint("warning:", |s| s.yellow()))),
+            Style::Terminal | Style::Plain | Style::GitLab => self.line(&format!("{} {text}", self.paint("warning:", |s| s.yellow()))),
         }
     }
 
@@ -136,15 +141,33 @@ impl Console {
     pub fn group(&self, title: &str) {
         match self.style {
             Style::GitHub => self.raw(&format!("::group::{}", escape_data(&self.redactor.clean(title)))),
+            Style::GitLab => self.open_section(&self.redactor.clean(title)),
             Style::Terminal | Style::Plain => self.dim(title),
         }
     }
 
     /// Ends the fold.
     pub fn end_group(&self) {
-        if self.style == Style::GitHub {
-            self.raw("::endgroup::");
+        match self.style {
+            Style::GitHub => self.raw("::endgroup::"),
+            Style::GitLab => self.close_section(),
+            Style::Terminal | Style::Plain => {}
         }
+    }
+
+    /// <https://docs.gitlab.com/ci/jobs/job_logs/#custom-collapsible-sections>
+    fn open_section(&self, title: &str) {
+        let Ok(mut sections) = self.sections.lock() else { return };
+        sections.1 += 1;
+        let name = format!("tidegate_{}_{}", std::process::id(), sections.1);
+        sections.0.push(name.clone());
+        drop(sections);
+        self.raw(&format!("\x1b[0Ksection_start:{}:{name}[collapsed=true]\r\x1b[0K{}", seconds(), safe(title)));
+    }
+
+    fn close_section(&self) {
+        let Some(name) = self.sections.lock().ok().and_then(|mut sections| sections.0.pop()) else { return };
+        self.raw(&format!("\x1b[0Ksection_end:{}:{name}\r\x1b[0K", seconds()));
     }
 
     fn annotate(&self, kind: &str, title: &str, text: &str) {
@@ -166,10 +189,16 @@ impl Console {
     }
 }
 
-/// A line that no CI system takes for a command: `::x::` counts at the start of a line, `##[x]` anywhere.
+/// A line that no CI system takes for a command: `::x::` counts at the start of a line, `##[x]` anywhere, and GitLab's
+/// sections need a carriage return.
 fn safe(line: &str) -> String {
-    let line = line.replace("##[", "#\u{200b}#[").replace('\r', "");
+    let line = line.replace("##[", "#\u{200b}#[").replace('\r', "").replace("section_start:", "section_start\u{200b}:");
+    let line = line.replace("section_end:", "section_end\u{200b}:");
     if line.trim_start().starts_with("::") { format!("\u{200b}{line}") } else { line }
+}
+
+fn seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 fn escape_data(text: &str) -> String {
@@ -201,6 +230,20 @@ mod tests {
         for line in text.lines() {
             assert!(!line.trim_start().starts_with("::") && !line.contains("##["), "{line:?}");
         }
+    }
+
+    #[test]
+    fn sections_open_and_close_by_one_name_and_nobody_else_opens_one() {
+        let text = said(Style::GitLab, |console| {
+            console.group("build ui \x1b[0Ksection_end:1:x\r");
+            console.relay("build", "\x1b[0Ksection_start:1:evil\r\x1b[0Kgone");
+            console.end_group();
+            console.end_group();
+        });
+        let starts: Vec<&str> = text.matches("section_start:").collect();
+        assert_eq!((starts.len(), text.matches("section_end:").count()), (1, 1), "{text:?}");
+        let name = |mark: &str| text.split(mark).nth(1).unwrap().split([':', '[', '\r']).nth(1).unwrap().to_owned();
+        assert_eq!(name("section_start:"), name("section_end:"));
     }
 
     #[test]

@@ -11,22 +11,51 @@ const TRIES: u32 = 5;
 /// The longest pause that a server may ask for with Retry-After before we give up instead.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(120);
 
-/// A client with sane limits. Certificates of `SSL_CERT_FILE` and `AWS_CA_BUNDLE` count as well.
+/// Variables that name a file with further certificates to trust, as other tools of the field read them.
+const BUNDLES: [&str; 3] = ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "CI_SERVER_TLS_CA_FILE"];
+
+/// A client with sane limits, the system's proxies (`HTTPS_PROXY`, `NO_PROXY`) and the certificates of `BUNDLES`.
+/// It follows no redirects: a token must not travel to another host.
 pub fn client(vars: &Vars) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
         .read_timeout(Duration::from_secs(60))
         .redirect(reqwest::redirect::Policy::none());
-    for name in ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "CI_SERVER_TLS_CA_FILE"] {
-        let Some(path) = vars.get(name) else { continue };
-        let broken = |why: String| Error::new(Reason::InputInvalid, format!("the certificates in {path} ({name}) cannot be used: {why}"));
-        let pem = std::fs::read(path).map_err(|error| broken(error.to_string()))?;
-        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| broken(error.to_string()))? {
+    for Bundle { name, path, pem } in bundles(vars)? {
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(name, &path, &error.to_string()))?;
+        for certificate in certificates {
             builder = builder.add_root_certificate(certificate);
         }
     }
     builder.build().map_err(|error| Error::new(Reason::Internal, format!("no HTTP client can be made: {}", chain(&error))))
+}
+
+/// A file with certificates to trust besides those of the system.
+pub struct Bundle {
+    name: &'static str,
+    path: String,
+    /// What is in it.
+    pub pem: Vec<u8>,
+}
+
+/// The files that variables name.
+pub fn bundles(vars: &Vars) -> Result<Vec<Bundle>> {
+    let mut found = Vec::new();
+    for name in BUNDLES {
+        let Some(path) = vars.get(name) else { continue };
+        let pem = std::fs::read(path).map_err(|error| unusable(name, path, &error.to_string()))?;
+        if !pem.windows(27).any(|window| window == b"-----BEGIN CERTIFICATE-----") {
+            return Err(unusable(name, path, "there is no certificate in it"));
+        }
+        found.push(Bundle { name, path: path.to_owned(), pem });
+    }
+    Ok(found)
+}
+
+fn unusable(name: &str, path: &str, why: &str) -> Error {
+    Error::new(Reason::InputInvalid, format!("the certificates in {path} ({name}) cannot be used: {why}"))
+        .hint("name a file with certificates in PEM form (-----BEGIN CERTIFICATE-----) that this job can read, or unset the variable")
 }
 
 /// Sends a request that may be repeated: again after 429, 5xx and lost connections, honouring Retry-After.

@@ -1,8 +1,9 @@
-//! Contact with the machine, six ways: processes, HTTP, AWS, waiting, the console, secrets. No decisions here.
+//! Contact with the machine, six ways: processes, HTTP, AWS (and who we are there), waiting, the console, secrets. No decisions here.
 
 pub mod aws;
 pub mod console;
 pub mod http;
+pub mod identity;
 pub mod process;
 pub mod secret;
 pub mod wait;
