@@ -6,6 +6,7 @@ use crate::context::Request;
 use crate::delivery::{Asked, parse_set};
 use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
+use crate::inputs::Inputs;
 use crate::rehearse::Rehearsal;
 use crate::vars::Vars;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -147,10 +148,10 @@ pub enum Format {
 impl Delivery {
     /// Flags and action inputs as one request.
     pub fn asked(&self, request: Request, vars: &Vars) -> Result<Asked> {
-        let input = vars.get("INPUT_SET").map(str::to_owned);
-        let mut set = parse_set(input.as_slice())?;
+        let inputs = Inputs::of(vars);
+        let mut set = parse_set(&inputs.lines("set"))?;
         set.extend(parse_set(&self.set)?); // the later one wins: flags over inputs
-        let config = self.file.config.clone().or_else(|| vars.get("INPUT_CONFIG").map(PathBuf::from));
+        let config = self.file.config.clone().or_else(|| inputs.path("config"));
         Ok(Asked { request, config, set, facts: self.facts.clone(), lock_timeout: self.lock_timeout.0 })
     }
 }
@@ -165,9 +166,10 @@ impl Run {
 
 /// The event, or a deploy by hand when an environment is named by flag or by the step's input.
 fn by_inputs(environment: Option<&String>, version: Option<&String>, vars: &Vars) -> Result<Request> {
-    let given = |flag: Option<&String>, input: &str| flag.cloned().or_else(|| vars.get(input).map(|text| text.trim().to_owned()));
-    let environment = given(environment, "INPUT_ENVIRONMENT").filter(|text| !text.is_empty());
-    let version = given(version, "INPUT_VERSION").filter(|text| !text.is_empty());
+    let inputs = Inputs::of(vars);
+    let given = |flag: Option<&String>, input: &str| flag.cloned().or_else(|| inputs.text(input).map(str::to_owned));
+    let environment = given(environment, "environment").filter(|text| !text.is_empty());
+    let version = given(version, "version").filter(|text| !text.is_empty());
     match (environment, version) {
         (Some(environment), version) => Ok(Request::Deploy { environment, version: version.unwrap_or_default() }),
         (None, Some(version)) => {

@@ -2,7 +2,7 @@
 //!
 //! In reading order:
 //!
-//! 1. [`event`] what happened: CI variables and a payload become an [`event::Event`].
+//! 1. [`event`] what happened: CI variables and a payload become an [`event::Event`]; [`inputs`] what the step asks for.
 //! 2. [`config`] `tidegate.yml` as types; [`version`] what versions are.
 //! 3. [`gather`] reads the few facts that the event does not hold; [`context`] decides; [`plan`] lists the steps.
 //!    `context` and `plan` are pure: same inputs, same hash.
@@ -25,6 +25,7 @@ pub mod event;
 pub mod forge;
 pub mod gates;
 pub mod gather;
+pub mod inputs;
 mod occasion;
 pub mod plan;
 pub mod registry;

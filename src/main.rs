@@ -9,6 +9,7 @@ use tidegate::cli::{self, Cli, Command, Delivery, Format};
 use tidegate::commands;
 use tidegate::delivery::{self, Asked};
 use tidegate::error::{Error, Reason, Result};
+use tidegate::inputs::Inputs;
 use tidegate::report::{Report, outputs};
 use tidegate::tools::console::Console;
 use tidegate::tools::wait::{Cancel, Clock};
@@ -21,16 +22,34 @@ static SIGNAL_CODE: AtomicU8 = AtomicU8::new(0);
 
 fn main() -> ExitCode {
     let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cli = Cli::parse_from(cli::without_empty(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())));
     let vars = Vars::of_process();
     let console = Console::of_process(&vars);
-    match dispatch(&cli.command, vars, &console) {
+    let line = command_line(&vars).inspect_err(|error| {
+        // A step that fails for its inputs has outputs all the same: later steps ask for the reason.
+        let world = World { vars: vars.clone(), console: console.clone(), clock: Clock::real(), cancel: Cancel::new(), rehearsal: false };
+        let _untold = outputs::write(&Report::of_error(error), None, &world);
+    });
+    match line.and_then(|line| dispatch(&Cli::parse_from(line).command, vars, &console)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             console.error(error.reason.name(), &error.lines());
             ExitCode::from(exit_code(error.reason))
         }
     }
+}
+
+/// The arguments of the process, or what the inputs of the step stand for; and the folder where all that is meant.
+fn command_line(vars: &Vars) -> Result<Vec<String>> {
+    let given = cli::without_empty(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
+    let inputs = Inputs::of(vars);
+    let line = inputs.command_line(given.get(1..).unwrap_or_default())?;
+    if let Some(folder) = inputs.path("working-directory") {
+        std::env::set_current_dir(&folder).map_err(|error| {
+            Error::new(Reason::InputInvalid, format!("the input `working-directory` is {:?}: {error}", folder.display()))
+                .hint("write a folder of the checkout, as `services/api`; actions/checkout comes first")
+        })?;
+    }
+    Ok(line.unwrap_or(given))
 }
 
 fn exit_code(reason: Reason) -> u8 {

@@ -3,6 +3,7 @@
 use crate::config::{OnTimeout, Span};
 use crate::error::{Error, Reason, Result};
 use crate::gates::drain::Drain;
+use crate::inputs::Inputs;
 use crate::plan::DrainWork;
 use crate::tools::wait::spoken;
 use crate::world::World;
@@ -35,15 +36,19 @@ pub fn span(text: &str) -> std::result::Result<Span, String> {
 
 /// Waits until the queues are quiet.
 pub async fn run(world: &World, args: &Args) -> Result<()> {
+    let inputs = Inputs::of(&world.vars);
+    let of_step = |regions: &Vec<String>| {
+        if regions.is_empty() { inputs.text("aws-region").map(str::to_owned).into_iter().collect() } else { regions.clone() }
+    };
     let work = DrainWork {
         queues: args.queues.clone(),
-        regions: args.regions.clone(),
+        regions: of_step(&args.regions),
         quiet: args.quiet.0,
         timeout: args.timeout.0,
         pause: None,
         resume: None,
         on_timeout: OnTimeout::Fail,
-        role: args.role.clone(),
+        role: args.role.clone().or_else(|| inputs.text("role-to-assume").map(str::to_owned)),
     };
     if work.quiet.is_zero() {
         return Err(Error::new(Reason::InputInvalid, "--quiet 0s: a single look proves nothing")

@@ -156,7 +156,7 @@ fn login(world: &World, host: &str) -> Result<Option<Login>> {
         return Ok(Some(login));
     }
     if host == "ghcr.io" {
-        let token = vars.get("INPUT_TOKEN").or_else(|| vars.get("GITHUB_TOKEN"));
+        let token = crate::inputs::Inputs::of(vars).text("token").or_else(|| vars.get("GITHUB_TOKEN"));
         if let Some(login) = named(vars.get("GITHUB_ACTOR").or(Some("tidegate")), token) {
             return Ok(Some(login));
         }

@@ -2,6 +2,8 @@
 
 use super::{Report, markdown};
 use crate::error::{Error, Reason, Result};
+use crate::inputs::Inputs;
+use crate::tools::secret::Redactor;
 use crate::version::hex;
 use crate::world::World;
 use std::fs::OpenOptions;
@@ -39,7 +41,19 @@ pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<
             warnings.push(format!("the outputs cannot be written to {path}: {error}"));
         }
     }
+    if vars.is_true("GITLAB_CI") && !world.rehearsal {
+        let path = vars.get("TIDEGATE_DOTENV").unwrap_or("tidegate.env");
+        let (text, left_out) = dotenv(&outputs(report, report_file), world.console.redactor());
+        if let Err(error) = std::fs::write(path, text) {
+            warnings.push(format!("the outputs cannot be written to {path}: {error}"));
+        }
+        if !left_out.is_empty() && report_file.is_none() {
+            let names = left_out.join(", ");
+            world.console.dim(&format!("  outputs that a dotenv report cannot hold are left out ({names}): `--report FILE` has them"));
+        }
+    }
     if let Some(path) = vars.get("GITHUB_STEP_SUMMARY")
+        && Inputs::of(vars).flag("summary", true).unwrap_or(true)
         && let Err(error) = append(path, &format!("{}\n", world.console.redactor().clean(&markdown::summary(report))))
     {
         warnings.push(format!("the summary cannot be written to {path}: {error}"));
@@ -61,6 +75,26 @@ pub fn write_report(report: &Report, path: &Path, world: &World) -> Result<()> {
 
 fn append(path: &str, text: &str) -> std::io::Result<()> {
     OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// GitLab refuses a dotenv report above this many bytes as a whole.
+const DOTENV_LIMIT: usize = 5 * 1024;
+
+/// The outputs as GitLab's dotenv report takes them, and the names of those that it would refuse the whole report for.
+/// <https://docs.gitlab.com/ci/yaml/artifacts_reports/#artifactsreportsdotenv>
+fn dotenv(outputs: &[(&'static str, String)], redactor: &Redactor) -> (String, Vec<&'static str>) {
+    let mut text = String::new();
+    let mut left_out = Vec::new();
+    for (name, value) in outputs.iter().filter(|(_, value)| !value.is_empty()) {
+        let value = redactor.clean(value);
+        let line = format!("TIDEGATE_{}={value}\n", name.to_ascii_uppercase().replace('-', "_"));
+        let plain = !value.chars().any(|c| c.is_control() || matches!(c, '"' | '\'' | '`' | '\\' | '$' | '#'));
+        match plain && value.trim() == value && text.len() + line.len() <= DOTENV_LIMIT {
+            true => text.push_str(&line),
+            false => left_out.push(*name),
+        }
+    }
+    (text, left_out)
 }
 
 /// A value between random delimiters, so that no value can end itself and start another output.
@@ -85,6 +119,22 @@ pub fn random() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dotenv_report_holds_only_what_gitlab_takes() {
+        let all = [
+            ("version", "1.4.2".to_owned()),
+            ("deployment-id", "7".to_owned()),
+            ("images", r#"[{"name":"ui"}]"#.to_owned()),
+            ("url", "x\nTIDEGATE_VERSION=evil".to_owned()),
+            ("image", "x".repeat(DOTENV_LIMIT)),
+            ("digest", String::new()),
+            ("reason", "deploy.done".to_owned()),
+        ];
+        let (text, left_out) = dotenv(&all, &Redactor::default());
+        assert_eq!(text, "TIDEGATE_VERSION=1.4.2\nTIDEGATE_DEPLOYMENT_ID=7\nTIDEGATE_REASON=deploy.done\n");
+        assert_eq!(left_out, ["images", "url", "image"]);
+    }
 
     #[test]
     fn a_value_cannot_end_itself() {
