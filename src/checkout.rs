@@ -106,7 +106,7 @@ impl Checkout {
         if has_remote { tip("remotes/origin") } else { tip("heads") }
     }
 
-    /// owner/name, when the remote is on this host.
+    /// owner/name (or group/subgroup/name), when the remote is on this host.
     pub fn forge_repository(&self, wanted: &str) -> Option<String> {
         let url = self.git(&["remote", "get-url", "origin"])?;
         let (host, path) = match url.split_once("://") {
@@ -114,13 +114,11 @@ impl Checkout {
             None => url.split_once(':')?,
         };
         let host = host.rsplit('@').next()?.split(':').next()?;
-        if host != wanted {
+        if host != wanted.split(':').next()? {
             return None;
         }
-        let path = path.trim_end_matches('/').trim_end_matches(".git");
-        let mut parts = path.rsplitn(3, '/');
-        let (name, owner) = (parts.next()?, parts.next()?);
-        Some(format!("{owner}/{name}"))
+        let path = path.trim_matches('/').trim_end_matches(".git");
+        path.contains('/').then(|| path.to_owned())
     }
 
     /// Git with the ownership check answered for this call only: in a container the workspace belongs to another user.

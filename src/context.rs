@@ -108,7 +108,7 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         Err(stop) => return Ok(stopped(stop, not_asked(config))),
     };
     if let Occasion::Manual { environment, version } = &occasion {
-        return manual(event, config, environment, version.as_deref(), facts);
+        return manual(event, config, environment, version.as_deref(), facts).map(|decision| unless_frozen(decision, event, config));
     }
     let asked = config.environments.iter().map(|(name, rules)| {
         let answer = claims(rules, &occasion, event, variables);
@@ -124,7 +124,7 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         [] => Ok(stopped(nearest(answers, &occasion), rulings)),
         [one] => {
             let environment = one.environment.clone();
-            settle(event, &occasion, environment, facts, rulings)
+            settle(event, &occasion, environment, facts, rulings).map(|decision| unless_frozen(decision, event, config))
         }
         several => {
             let problem = |ruling: &&Ruling| {
@@ -134,6 +134,19 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
             Err(loaded.error(Reason::ConfigOverlap, several.iter().map(problem).collect()))
         }
     }
+}
+
+/// GitLab only says that a freeze is on: whoever deploys has to stop. Previews change nothing that people rely on.
+fn unless_frozen(decision: Decision, event: &Event, config: &Config) -> Decision {
+    let rules = decision.environment.as_ref().and_then(|name| config.environments.get(name));
+    let switches = rules.is_some_and(|rules| !rules.is_preview() && !rules.deploy.is_empty());
+    if !event.more.frozen || !switches || decision.outcome != Outcome::Deploy {
+        return decision;
+    }
+    let sentence =
+        "a deploy freeze is on (CI_DEPLOY_FREEZE): run the job again when it is over, or end it under Settings > CI/CD > Deploy freezes";
+    let Decision { environment, version, commit, .. } = decision;
+    Decision { environment, version, commit, ..stopped(refuse(Reason::GateFreeze, sentence), decision.rulings) }
 }
 
 fn not_asked(config: &Config) -> Vec<Ruling> {
@@ -300,7 +313,8 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
         decision.version = Some(Version::parse(&short(commit))?);
     }
     if let Occasion::PullRequest { .. } = occasion {
-        decision.version = Some(Version::parse(&format!("pr-{}-{}", event.pr.unwrap_or_default(), short(commit)))?);
+        let kind = if event.more.gitlab.is_some() { "mr" } else { "pr" };
+        decision.version = Some(Version::parse(&format!("{kind}-{}-{}", event.pr.unwrap_or_default(), short(commit)))?);
     }
     Ok(decision)
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Reason, Result};
 use crate::event::{self, Event, FactFlags, Provider};
 use crate::forge::Forge;
 use crate::gather;
+use crate::inputs::Inputs;
 use crate::plan::{self, Lock, Plan, Work};
 use crate::state::{self, Key, Kind, Store};
 use crate::tools::aws;
@@ -69,7 +70,8 @@ impl Asked {
 /// Decides and plans. Connects only for facts that the event does not hold.
 pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let (_provider, mut event) = asked.event(&world.vars)?;
-    let loaded = config::load(asked.config.as_deref())?;
+    let mut loaded = config::load(asked.config.as_deref())?;
+    Inputs::of(&world.vars).apply(&mut loaded.config)?;
     crate::run::lease::expiry(&world.vars)?;
     let variables = Variables::resolve(&loaded.config, &asked.set, &world.vars)?;
     for name in loaded.config.secret_names() {

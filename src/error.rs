@@ -67,7 +67,7 @@ reasons! {
     TargetMissing "target.missing" 1 "The workload, namespace, container or queue does not exist.";
     DrainFailed "drain.failed" 1 "A queue could not be read, so it cannot be called quiet.";
     HookFailed "hook.failed" 1 "A pause or resume command failed.";
-    ForgeFailed "forge.failed" 1 "The forge (GitHub) did not answer as needed.";
+    ForgeFailed "forge.failed" 1 "The forge (GitHub, GitLab) did not answer as needed.";
     LockLost "lock.lost" 1 "The lease was taken away while the run went on; what runs there is another run's business now.";
     Internal "internal" 1 "A bug in tidegate; please report it.";
     ConfigInvalid "config.invalid" 2 "tidegate.yml has a mistake.";
@@ -85,7 +85,8 @@ reasons! {
     TargetTimeout "target.timeout" 3 "The target did not settle in time.";
     LockTimeout "lock.timeout" 3 "Another run held the lease of the environment for too long.";
     LockUnreachable "lock.unreachable" 4 "The store of leases and records cannot be read or written, so nothing is deployed.";
-    LockScope "lock.scope" 4 "The store is on a throw-away runner, where a lease protects nothing, and the environment is `manual`.";
+    LockScope "lock.scope" 4 "The store holds back no other run (a file on a throw-away runner, a job without resource group), and the environment is `manual`.";
+    GateFreeze "gate.freeze" 4 "A deploy freeze is on (GitLab's `CI_DEPLOY_FREEZE`); previews and builds go on.";
     OrderUnknown "order.unknown" 4 "It cannot be said whether the version is newer than what runs, and nobody asked for it by hand.";
     TagMoved "tag.moved" 4 "A released tag points elsewhere now; versions do not change.";
     AuthDenied "auth.denied" 5 "The credentials lack a permission.";

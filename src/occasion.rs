@@ -56,7 +56,7 @@ fn trusted(event: &Event) -> std::result::Result<(), Stop> {
         let why = "this event mixes the base's secrets with a head that may be a stranger's: nothing is built or deployed from it";
         return Err(skip(Reason::EventUntrusted, why));
     }
-    if event.kind == Kind::PullRequest || event.pr.is_some() {
+    if matches!(event.kind, Kind::PullRequest | Kind::MergeRequest) || event.pr.is_some() {
         own_head(event)?;
     }
     has_secrets(event)
@@ -87,6 +87,8 @@ fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
             Err(skip(Reason::EventUntrusted, why))
         }
         Kind::PullRequest => by_pull_request_action(event),
+        Kind::MergeRequest => pull_request(event, true),
+        Kind::PreviewStop => pull_request(event, false),
         Kind::MergeGroup => Err(skip(Reason::EventMergeGroup, "the merge queue only checks; the merge itself deploys")),
         Kind::Release => by_release_action(event),
         Kind::PushTag => tag(event),
@@ -98,6 +100,12 @@ fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
         }
         Kind::BranchCreated | Kind::TagCreated => ignored("`create` repeats what the push event says"),
         Kind::IssueComment => ignored("comments are not commands"),
+        Kind::Triggered => ignored(
+            "a pipeline that another one or a trigger started deploys nothing by itself: name an event (tidegate merge), or an environment",
+        ),
+        Kind::Manual if event.more.gitlab.is_some() && event.more.run.id.is_some() => {
+            ignored("a pipeline started by hand deploys nothing by itself: name an environment (TIDEGATE_INPUT_ENVIRONMENT), or an event")
+        }
         Kind::Manual => ignored("there is no CI event here: name one (merge, release, pr-opened, pr-closed, deploy)"),
         Kind::Unknown => Err(skip(Reason::EventUnknown, "tidegate does not know this event")),
     }

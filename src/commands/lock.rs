@@ -7,7 +7,7 @@ use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
 use crate::run::lease::{self, Wanted};
 use crate::run::ledger::holder;
-use crate::state::Key;
+use crate::state::{Key, Kind};
 use crate::world::World;
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -91,6 +91,13 @@ fn wanted<'a>(world: &'a World, place: &'a Place, key: &'a Key, reason: &str) ->
     if reason.trim().is_empty() {
         return Err(Error::new(Reason::InputInvalid, "--reason is empty").hint("those who find the lease want to know why"));
     }
+    if place.store.kind() == Kind::Job {
+        let sentence = format!("the lease {key} is a resource group of GitLab, which nobody can take or give back by hand");
+        return Err(Error::new(Reason::InputInvalid, sentence).hint(
+            "cancel the job that holds it to let the next one in; to keep all out, add a deploy freeze (Settings > CI/CD > Deploy freezes), \
+             or keep the state in S3 or Redis",
+        ));
+    }
     let holder = holder(&place.event, "by hand".into());
     Ok(Wanted { world, store: &place.store, forge: &place.forge, key, holder, timeout: std::time::Duration::ZERO, floor: 0 })
 }
@@ -110,6 +117,10 @@ async fn status(world: &World, environment: Option<&str>, format: Format, at: &A
         return Ok(Some(format!("{:#}\n", json!({"schema": 1, "store": place.store.kind(), "scope": place.store.scope, "leases": rows}))));
     }
     world.console.dim(&format!("leases hold back {}", place.store.scope));
+    if place.store.kind() == Kind::Job {
+        world.console.line("  GitLab starts one job of a resource group at a time; which one, its page of the pipeline shows");
+        return Ok(None);
+    }
     for row in &rows {
         world.console.line(&sentence(row));
     }

@@ -6,6 +6,7 @@ use crate::context::unknown_environment;
 use crate::error::Result;
 use crate::event::{self, Event, FactFlags};
 use crate::forge::Forge;
+use crate::inputs::Inputs;
 use crate::state::{Key, Store};
 use crate::world::World;
 
@@ -31,7 +32,9 @@ impl Place {
         event.more.repository = event.more.repository.or_else(|| given("GITHUB_REPOSITORY"));
         event.actor = event.actor.or_else(|| given("GITHUB_ACTOR"));
         event.apply(facts)?;
-        let loaded = config::load(file.config.as_deref())?;
+        let inputs = Inputs::of(&world.vars);
+        let mut loaded = config::load(file.config.clone().or_else(|| inputs.path("config")).as_deref())?;
+        inputs.apply(&mut loaded.config)?;
         let forge = Forge::of(&world.vars, &event, &world.console, world.clock)?;
         let store = Store::of(world, &loaded.config, &loaded.folder, &forge)?;
         Ok(Self { loaded, event, forge, store })

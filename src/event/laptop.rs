@@ -15,7 +15,14 @@ pub fn read(vars: &Vars) -> Result<Event> {
     event.set_ref(checkout.branch().map(|branch| format!("refs/heads/{branch}")));
     event.default_branch = checkout.default_branch();
     event.actor = vars.get("USER").map(str::to_owned);
+    let gitlab = vars.get("CI_SERVER_URL").or_else(|| vars.get("GITLAB_HOST")).unwrap_or("https://gitlab.com");
+    let (scheme, gitlab_host) = gitlab.split_once("://").unwrap_or(("https", gitlab));
+    let gitlab_host = gitlab_host.trim_end_matches('/');
     event.more.repository = checkout.forge_repository(host);
+    if event.more.repository.is_none() {
+        event.more.repository = checkout.forge_repository(gitlab_host);
+        event.more.gitlab = event.more.repository.is_some().then(|| format!("{scheme}://{gitlab_host}/api/v4"));
+    }
     event.more.run.attempt = 1;
     event.settle_default_branch();
     Ok(event)

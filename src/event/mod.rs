@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub mod github;
+pub mod gitlab;
 pub mod laptop;
 
 /// The CI system a run is in.
@@ -17,6 +18,8 @@ pub mod laptop;
 pub enum Provider {
     /// GitHub Actions.
     GitHub,
+    /// GitLab CI.
+    GitLab,
     /// No CI: git and flags.
     Laptop,
 }
@@ -43,8 +46,14 @@ pub enum Kind {
     PullRequest,
     /// The same, with the base's secrets: never to be trusted with head code.
     PullRequestTarget,
-    /// A merge queue asks for checks.
+    /// A merge queue (GitLab: merge train) asks for checks.
     MergeGroup,
+    /// A merge request's pipeline (GitLab); only while it is open.
+    MergeRequest,
+    /// GitLab asks to remove a preview: its merge request is over, its branch is gone, or its time is.
+    PreviewStop,
+    /// Another pipeline, or a program with a trigger token, started this one (GitLab).
+    Triggered,
     /// A person pressed the button.
     WorkflowDispatch,
     /// A program asked through the API.
@@ -57,7 +66,7 @@ pub enum Kind {
     Deployment,
     /// Somebody commented.
     IssueComment,
-    /// A person ran tidegate by hand, on a laptop.
+    /// A person ran tidegate by hand, on a laptop, or started a GitLab pipeline.
     Manual,
     /// An event tidegate does not know.
     Unknown,
@@ -138,6 +147,10 @@ pub struct More {
     pub inputs: BTreeMap<String, String>,
     /// The environment a `deployment` event names.
     pub deployment_environment: Option<String>,
+    /// The address of GitLab's API, where the repository is on one.
+    pub gitlab: Option<String>,
+    /// A deploy freeze is on (GitLab says so and stops nothing).
+    pub frozen: bool,
     /// The run, for links and ordering.
     pub run: Run,
 }
@@ -300,8 +313,7 @@ pub fn provider(vars: &Vars) -> Result<Provider> {
         )
         .hint("unset the one that this job does not run on")),
         (true, false) => Ok(Provider::GitHub),
-        (false, true) => Err(Error::new(Reason::ConfigUnsupported, "this is a GitLab CI job, and GitLab is not supported yet")
-            .hint("run the same command by hand with flags, for example `tidegate merge --sha … --branch …`, with GITLAB_CI unset")),
+        (false, true) => Ok(Provider::GitLab),
         (false, false) => Ok(Provider::Laptop),
     }
 }
@@ -310,6 +322,7 @@ pub fn provider(vars: &Vars) -> Result<Provider> {
 pub fn read(provider: Provider, vars: &Vars) -> Result<Event> {
     match provider {
         Provider::GitHub => github::read(vars),
+        Provider::GitLab => gitlab::read(vars),
         Provider::Laptop => laptop::read(vars),
     }
 }
@@ -342,12 +355,13 @@ fn full_sha(text: &str) -> Result<String> {
 }
 
 fn check_repository(text: &str) -> Result<()> {
-    let parts: Vec<&str> = text.split('/').collect();
+    let parts: Vec<&str> = text.split('/').collect(); // GitLab's groups may be nested
     let fine = |part: &&str| {
         !part.is_empty() && *part != "." && *part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
     };
-    if parts.len() == 2 && parts.iter().all(fine) {
+    if parts.len() >= 2 && parts.iter().all(fine) {
         return Ok(());
     }
-    Err(Error::new(Reason::InputInvalid, format!("{text:?} is not a repository")).hint("write it as owner/name, as in the forge's address"))
+    Err(Error::new(Reason::InputInvalid, format!("{text:?} is not a repository"))
+        .hint("write it as owner/name (on GitLab also group/subgroup/name), as in the forge's address"))
 }

@@ -1,13 +1,10 @@
 //! The one comment on a pull request: found by marker and author, a section per environment, races converge to one.
 
-use super::github::GitHub;
+use super::thread::{Found, Thread};
 use crate::error::Result;
-use http::Method;
-use serde_json::{Value, json};
 
-/// GitHub takes 65,536 characters; the rest is for other sections to grow.
+/// GitHub takes 65,536 characters (GitLab a million); the rest is for other sections to grow.
 const BODY_LIMIT: usize = 60_000;
-const PERMISSION: &str = "pull-requests: write";
 /// How often an upsert starts again because another run wrote at the same time.
 const ROUNDS: usize = 6;
 
@@ -68,30 +65,24 @@ impl Keep<'_> {
     }
 }
 
-struct Found {
-    id: u64,
-    body: String,
-}
-
 /// Writes the section into the pull request's comment.
-pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<Written> {
-    let me = Author::of(github).await?;
+pub async fn upsert(thread: &Thread<'_>, section: &Section<'_>) -> Result<Written> {
+    let me = thread.author().await?;
     let mut result = Written::Unchanged;
     let mut created = false;
     let mut lost = None;
     for _round in 0..ROUNDS {
-        let mut own = list(github, pr, section.project, &me).await?;
+        let mut own = own_comments(thread.list(&me).await?, section.project);
         own.sort_by_key(|comment| comment.id);
         let Some(first) = own.first() else {
             if created || !section.create {
                 return Ok(result); // the list lags behind, or there is nothing to correct
             }
-            let body = json!({"body": merge(&new_body(section.project), section)});
-            match github.expect(Method::POST, &format!("/issues/{pr}/comments"), Some(&body), PERMISSION).await {
-                Ok(_answer) => (result, created) = (Written::Created, true),
+            match thread.create(&merge(&new_body(section.project), section)).await {
+                Ok(()) => (result, created) = (Written::Created, true),
                 Err(error) if error.lost => {
                     (result, lost) = (Written::Created, Some(error)); // it may be there all the same
-                    github.pause().await;
+                    thread.pause().await;
                 }
                 Err(error) => return Err(error),
             }
@@ -107,10 +98,8 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
         if wanted == first.body && own.len() == 1 {
             return Ok(result);
         }
-        let path = format!("/issues/comments/{}", first.id);
-        let patch = json!({"body": wanted});
-        match github.expect(Method::PATCH, &path, Some(&patch), PERMISSION).await {
-            Ok(_edited) => {}
+        match thread.edit(first.id, &wanted).await {
+            Ok(()) => {}
             Err(error) if error.gone => continue, // deleted meanwhile: look again, create anew
             Err(error) => return Err(error),
         }
@@ -118,8 +107,8 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
             result = Written::Edited;
         }
         for other in own.iter().skip(1) {
-            match github.expect(Method::DELETE, &format!("/issues/comments/{}", other.id), None, PERMISSION).await {
-                Ok(_deleted) => {}
+            match thread.delete(other.id).await {
+                Ok(()) => {}
                 Err(error) if error.gone => {} // another run was faster
                 Err(error) => return Err(error),
             }
@@ -128,48 +117,12 @@ pub async fn upsert(github: &GitHub, pr: u64, section: &Section<'_>) -> Result<W
     lost.map_or(Ok(result), Err)
 }
 
-/// Who this token writes as. Installation tokens (`github.token`) may not ask; they write as a bot.
-enum Author {
-    User(String),
-    Bot(Option<String>),
-}
-
-impl Author {
-    async fn of(github: &GitHub) -> Result<Self> {
-        Ok(match github.viewer().await? {
-            Some(login) => Self::User(login),
-            None => Self::Bot(github.identity()),
-        })
-    }
-
-    fn wrote(&self, comment: &Value) -> bool {
-        let text = |pointer: &str| comment.pointer(pointer).and_then(Value::as_str);
-        match self {
-            Self::User(login) => text("/user/login") == Some(login),
-            Self::Bot(Some(login)) => text("/user/login") == Some(login),
-            Self::Bot(None) => text("/user/type") == Some("Bot"),
-        }
-    }
-}
-
-async fn list(github: &GitHub, pr: u64, project: &str, me: &Author) -> Result<Vec<Found>> {
-    let mut own = Vec::new();
-    for page in 1..=100 {
-        let path = format!("/issues/{pr}/comments?per_page=100&page={page}");
-        let answer = github.expect(Method::GET, &path, None, "pull-requests: read").await?;
-        for comment in answer.body.as_array().into_iter().flatten() {
-            let body = comment.pointer("/body").and_then(Value::as_str).unwrap_or_default();
-            let id = comment.pointer("/id").and_then(Value::as_u64);
-            // The marker counts only as the first line: a quoted comment is not ours.
-            if let Some(id) = id.filter(|_| body.starts_with(&marker(project)) && me.wrote(comment)) {
-                own.push(Found { id, body: body.replace("\r\n", "\n") });
-            }
-        }
-        if !answer.has_next_page() {
-            break;
-        }
-    }
-    Ok(own)
+/// The marker counts only as the first line: a quoted comment is not ours.
+fn own_comments(all: Vec<Found>, project: &str) -> Vec<Found> {
+    all.into_iter()
+        .filter(|comment| comment.body.starts_with(&marker(project)))
+        .map(|comment| Found { body: comment.body.replace("\r\n", "\n"), ..comment })
+        .collect()
 }
 
 fn marker(project: &str) -> String {
@@ -188,7 +141,7 @@ const CLOSE: &str = "<!-- tidegate:end -->";
 
 /// The body with the section put in, in place of the environment's older one.
 fn merge(body: &str, section: &Section<'_>) -> String {
-    let text = section.text.replace("<!--", "<!\u{200b}--");
+    let text = without_commands(&section.text.replace("<!--", "<!\u{200b}--"));
     let (open, close) = (open(section.environment), CLOSE);
     // The new section gets the room that the others leave, and never less than a useful piece.
     let others =
@@ -204,6 +157,12 @@ fn merge(body: &str, section: &Section<'_>) -> String {
     }
     // Older sections are the less important part when all together are too long.
     format!("{}\n{block}", body.lines().next().unwrap_or_default())
+}
+
+/// GitLab takes a line that begins with a slash for a command (`/merge`, `/close`) and runs it with our token's rights.
+fn without_commands(text: &str) -> String {
+    let safe = |line: &str| if line.trim_start().starts_with('/') { format!("\u{200b}{line}") } else { line.to_owned() };
+    text.lines().map(safe).collect::<Vec<_>>().join("\n")
 }
 
 /// The body with the sections of another comment that it lacks.
@@ -293,6 +252,13 @@ mod tests {
         let body = merge(&new_body("p"), &section("dev", "x <!-- tidegate:end --> <!-- tidegate:section:staging -->"));
         assert_eq!(body.matches(CLOSE).count(), 1);
         assert!(!body.contains("<!-- tidegate:section:staging"));
+    }
+
+    #[test]
+    fn no_line_is_a_quick_action() {
+        let body = merge(&new_body("p"), &section("dev", "/merge\n  /close\n```\n/approve\n```\na /label in a line"));
+        assert!(body.lines().all(|line| !line.trim_start().starts_with('/')), "{body}");
+        assert!(body.contains("a /label in a line"));
     }
 
     #[test]

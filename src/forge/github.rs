@@ -5,9 +5,10 @@
 use crate::checkout::Ancestry;
 use crate::error::{Error, Reason, Result};
 use crate::event::Event;
-use crate::tools::http::{chain, is_repeatable};
+use crate::tools::http::{chain, client as http_client, is_repeatable};
 use crate::tools::secret::Secret;
 use crate::tools::wait::{Backoff, Clock};
+use crate::vars::Vars;
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
 use octocrab::service::middleware::retry::RetryConfig;
@@ -85,20 +86,19 @@ pub struct PullRequest {
 
 impl GitHub {
     /// A client for one repository. Needs a Tokio runtime.
-    pub fn new(url: &str, token: &Secret, repository: &str, clock: Clock) -> Result<Self> {
+    pub fn new(vars: &Vars, url: &str, token: &Secret, repository: &str, clock: Clock) -> Result<Self> {
         let broken = |error: octocrab::Error| {
             Error::new(Reason::InputInvalid, format!("the GitHub API at {url} cannot be used: {}", chain(&error)))
                 .hint("GITHUB_API_URL is set by the runner; on a laptop leave it unset for github.com")
         };
+        // octocrab's own connection knows no proxies, and no certificates but the system's: it gets ours.
         let client = octocrab::Octocrab::builder()
             .base_uri(url)
             .map_err(broken)?
             .personal_token(token.expose().to_owned())
-            .set_connect_timeout(Some(Duration::from_secs(10)))
-            .set_read_timeout(Some(Duration::from_secs(30)))
             .add_retry_config(RetryConfig::None)
             .add_header(http::header::ACCEPT, "application/vnd.github+json".to_owned())
-            .build()
+            .build_with_reqwest(http_client(vars)?)
             .map_err(broken)?;
         Ok(Self { client, repository: repository.to_owned(), clock, identity: std::sync::Arc::default() })
     }

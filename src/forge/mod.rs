@@ -3,15 +3,20 @@
 use crate::checkout::Ancestry;
 use crate::error::Result;
 use crate::event::Event;
+use crate::inputs::Inputs;
 use crate::tools::console::Console;
 use crate::tools::secret::Secret;
 use crate::tools::wait::Clock;
 use crate::vars::Vars;
+use deployments::{DeploymentStatus, NewDeployment};
 
 pub mod comments;
 pub mod deployments;
 pub mod github;
+pub mod gitlab;
+pub mod gitlab_records;
 pub mod refs;
+pub mod thread;
 
 /// The task name of deployments that tidegate records, so that it never takes one for a request.
 pub const DEPLOYMENT_TASK: &str = "deploy:tidegate";
@@ -21,6 +26,8 @@ pub const DEPLOYMENT_TASK: &str = "deploy:tidegate";
 pub enum Forge {
     /// GitHub or GitHub Enterprise.
     GitHub(Box<github::GitHub>),
+    /// GitLab, wherever it is.
+    GitLab(Box<gitlab::GitLab>),
     /// None: no token or no repository. `why` says what is missing.
     Absent {
         /// What is missing, for a person.
@@ -47,7 +54,16 @@ impl Forge {
     /// The forge of this run. A token comes from the step's input, or from the usual variables.
     pub fn of(vars: &Vars, event: &Event, console: &Console, clock: Clock) -> Result<Self> {
         let absent = |why: &str| Ok(Self::Absent { why: why.to_owned() });
-        let token = ["INPUT_TOKEN", "GITHUB_TOKEN", "GH_TOKEN"].into_iter().find_map(|name| vars.get(name));
+        if event.more.gitlab.is_some() {
+            return Ok(match gitlab::GitLab::of(vars, event, clock)? {
+                Ok((gitlab, token)) => {
+                    console.mask(&token);
+                    Self::GitLab(Box::new(gitlab))
+                }
+                Err(why) => Self::Absent { why },
+            });
+        }
+        let token = Inputs::of(vars).text("token").or_else(|| vars.get("GITHUB_TOKEN")).or_else(|| vars.get("GH_TOKEN"));
         let (Some(token), Some(repository)) = (token, &event.more.repository) else {
             return absent(if token.is_none() {
                 "no token (`token:` of the step, or GITHUB_TOKEN)"
@@ -58,13 +74,14 @@ impl Forge {
         let token = Secret::new(token);
         console.mask(&token);
         let url = vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com");
-        Ok(Self::GitHub(Box::new(github::GitHub::new(url, &token, repository, clock)?)))
+        Ok(Self::GitHub(Box::new(github::GitHub::new(vars, url, &token, repository, clock)?)))
     }
 
     /// The default branch's name.
     pub async fn default_branch(&self) -> Result<Option<String>> {
         match self {
             Self::GitHub(github) => github.default_branch().await,
+            Self::GitLab(gitlab) => gitlab.default_branch().await,
             Self::Absent { .. } => Ok(None),
         }
     }
@@ -86,6 +103,7 @@ impl Forge {
     pub async fn commit_of_ref(&self, name: &str) -> Result<Option<String>> {
         match self {
             Self::GitHub(github) => github.commit_of_ref(name).await,
+            Self::GitLab(gitlab) => gitlab.commit_of_ref(name).await,
             Self::Absent { .. } => Ok(None),
         }
     }
@@ -94,6 +112,7 @@ impl Forge {
     pub async fn fill_pull_request(&self, event: &mut Event) -> Result<()> {
         match self {
             Self::GitHub(github) => github.fill_pull_request(event).await,
+            Self::GitLab(gitlab) => gitlab.fill_merge_request(event).await,
             Self::Absent { .. } => Ok(()),
         }
     }
@@ -102,6 +121,7 @@ impl Forge {
     pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
         match self {
             Self::GitHub(github) => github.compare(base, head).await,
+            Self::GitLab(gitlab) => gitlab.compare(base, head).await,
             Self::Absent { .. } => Ok(None),
         }
     }
@@ -110,6 +130,7 @@ impl Forge {
     pub async fn is_open(&self, number: u64) -> Option<bool> {
         match self {
             Self::GitHub(github) => github.is_open(number).await,
+            Self::GitLab(gitlab) => gitlab.is_open(number).await,
             Self::Absent { .. } => None,
         }
     }
@@ -118,6 +139,70 @@ impl Forge {
     pub async fn run_ended(&self, id: &str, attempt: u32) -> Result<Option<bool>> {
         match self {
             Self::GitHub(github) => github.run_ended(id, attempt).await,
+            Self::GitLab(gitlab) => gitlab.job_ended(id).await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// The pull or merge request that brought a commit to a branch.
+    pub async fn pull_request_of(&self, sha: &str, branch: Option<&str>) -> Result<Option<u64>> {
+        match self {
+            Self::GitHub(github) => Ok(github.pull_request_of(sha, branch).await?.map(|pull| pull.number)),
+            Self::GitLab(gitlab) => gitlab.merge_request_of(sha, branch).await,
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// How people write the number of a pull or merge request.
+    pub fn pull_request_name(&self, number: u64) -> String {
+        match self {
+            Self::GitLab(_) => format!("merge request !{number}"),
+            Self::GitHub(_) | Self::Absent { .. } => format!("pull request #{number}"),
+        }
+    }
+
+    /// The repository, as the forge spells it.
+    pub fn repository(&self) -> Option<&str> {
+        match self {
+            Self::GitHub(github) => Some(github.repository()),
+            Self::GitLab(gitlab) => Some(gitlab.repository()),
+            Self::Absent { .. } => None,
+        }
+    }
+
+    /// Shows a delivery as a deployment; its id.
+    pub async fn show(&self, new: &NewDeployment<'_>, reference: (&str, bool)) -> Result<Option<u64>> {
+        match self {
+            Self::GitHub(github) => github.create_deployment(new).await.map(Some),
+            Self::GitLab(gitlab) => gitlab.begin_deployment(new, reference).await.map(Some),
+            Self::Absent { .. } => Ok(None),
+        }
+    }
+
+    /// Changes how a deployment stands.
+    pub async fn set_shown(&self, status: &DeploymentStatus<'_>) -> Result<()> {
+        match self {
+            Self::GitHub(github) => github.set_deployment(status).await,
+            Self::GitLab(gitlab) => gitlab.end_deployment(status).await,
+            Self::Absent { .. } => Ok(()),
+        }
+    }
+
+    /// The deployment that shows a record of another run, if it has not ended. GitLab keeps no facts of ours with it.
+    pub async fn unended(&self, environment: &str, key: &str, sha: Option<&str>) -> Result<Option<u64>> {
+        match self {
+            Self::GitHub(github) => {
+                let known = github.deployments(Some(environment), 100).await?;
+                let same = |copy: &&deployments::Deployment| copy.payload.get("key").and_then(serde_json::Value::as_str) == Some(key);
+                let Some(copy) = known.iter().find(same) else { return Ok(None) };
+                let newest = github.deployment_statuses(copy.id).await?.into_iter().next();
+                let open = newest.is_none_or(|status| status.state == "in_progress");
+                Ok(open.then_some(copy.id))
+            }
+            Self::GitLab(gitlab) => match sha {
+                Some(sha) => Ok(gitlab.unended(gitlab.place(environment), sha).await?.map(|deployment| deployment.id)),
+                None => Ok(None),
+            },
             Self::Absent { .. } => Ok(None),
         }
     }

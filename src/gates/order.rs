@@ -88,14 +88,22 @@ fn by_version(prepared: &Prepared, live: &Record) -> Option<Ordering> {
 /// The branch that the event is about still ends with this commit.
 async fn is_tip(prepared: &Prepared, commit: &str) -> Result<bool> {
     let event = &prepared.event;
-    let branch = if event.kind == Kind::PullRequest || event.pr.is_some() { event.head_ref.as_ref() } else { event.branch.as_ref() };
+    let branch = if matches!(event.kind, Kind::PullRequest | Kind::MergeRequest) || event.pr.is_some() {
+        event.head_ref.as_ref()
+    } else {
+        event.branch.as_ref()
+    };
     let Some(branch) = branch else { return Ok(false) };
     let tip = prepared.forge.commit_of_ref(&format!("heads/{branch}")).await?;
     Ok(tip.as_deref() == Some(commit))
 }
 
-/// Runs of one repository have rising ids; trying one again keeps its id.
+/// Runs of one repository on GitHub have rising ids; trying one again keeps its id. GitLab gives a job that is tried
+/// again a new one, so ids say nothing there.
 fn by_run(prepared: &Prepared, live: &Record, theirs: &str) -> Standing {
+    if prepared.event.more.gitlab.is_some() {
+        return Standing::Unknown;
+    }
     let number = |text: Option<&String>| text.and_then(|text| text.parse::<u64>().ok());
     let ours = number(prepared.event.more.run.id.as_ref());
     let there = number(live.run.as_ref().map(|run| &run.id));

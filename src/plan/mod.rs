@@ -218,7 +218,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         builder.display_name()?;
         match (decision.outcome, request, event.kind) {
             (Outcome::Remove, _, _) => builder.pull_request_closed(),
-            (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest) => builder.pull_request_opened()?,
+            (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,
             (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
             (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
             (_, Request::Deploy { .. } | Request::Event | Request::PrClosed, _) => builder.deployed_by_hand()?,

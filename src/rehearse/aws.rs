@@ -19,7 +19,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         Some(("AmazonEC2ContainerRegistry_V20150921", action)) => ecr(&mut world, action, &asked.json()),
         Some(("AmazonSQS", action)) => sqs(&mut world, action, &region, &asked.json()),
         Some(_) => error(400, "UnknownOperationException", "unknown service"),
-        None => sts(asked, world.session_seconds.unwrap_or(3600)),
+        None => sts(&mut world, asked),
     }
 }
 
@@ -206,16 +206,34 @@ pub fn query_action(asked: &Asked) -> Option<String> {
 }
 
 /// Roles are given to whoever asks.
-fn sts(asked: &Asked, seconds: i64) -> Response {
+fn sts(world: &mut World, asked: &Asked) -> Response {
     let action = query_action(asked).unwrap_or_default();
+    let seconds = world.session_seconds.unwrap_or(3600);
+    if action == "GetCallerIdentity" {
+        let identity = "<Arn>arn:aws:iam::123456789012:user/sandbox</Arn><UserId>AIDASANDBOX</UserId><Account>123456789012</Account>";
+        return xml_answer(200, &format!("<{action}Response><{action}Result>{identity}</{action}Result></{action}Response>"));
+    }
+    if world.refuses_roles {
+        let message = format!("Not authorized to perform sts:{action}");
+        let error = format!("<Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message>");
+        return xml_answer(403, &format!("<ErrorResponse><Error>{error}</Error><RequestId>1</RequestId></ErrorResponse>"));
+    }
+    world.assumed.extend(asked.form().remove("RoleArn"));
     let expires =
         jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or_else(|_never| jiff::Timestamp::now());
     let credentials = format!(
         "<Credentials><AccessKeyId>ASIASANDBOX</AccessKeyId><SecretAccessKey>sandbox</SecretAccessKey>\
          <SessionToken>sandbox</SessionToken><Expiration>{expires}</Expiration></Credentials>"
     );
-    let xml = format!(
-        "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>{credentials}</{action}Result></{action}Response>"
-    );
-    ([("content-type", "text/xml")], xml).into_response()
+    xml_answer(
+        200,
+        &format!(
+            "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>{credentials}</{action}Result></{action}Response>"
+        ),
+    )
+}
+
+fn xml_answer(status: u16, xml: &str) -> Response {
+    let status = axum::http::StatusCode::from_u16(status).unwrap_or(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
+    (status, [("content-type", "text/xml")], xml.to_owned()).into_response()
 }

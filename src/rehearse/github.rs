@@ -128,7 +128,7 @@ impl Forge {
     }
 
     /// The commit that a name stands for.
-    fn commit(&self, name: &str) -> Option<String> {
+    pub(super) fn commit(&self, name: &str) -> Option<String> {
         let bare = name.strip_prefix("heads/").unwrap_or(name);
         if bare == self.default_branch || bare == "HEAD" {
             return self.history.last().cloned();
@@ -246,7 +246,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     }
 }
 
-fn percent_decode(path: &str) -> String {
+pub(super) fn percent_decode(path: &str) -> String {
     url::form_urlencoded::parse(format!("p={}", path.replace('+', "%2B").replace('&', "%26")).as_bytes())
         .next()
         .map(|(_, value)| value.into_owned())

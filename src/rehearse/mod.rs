@@ -22,6 +22,7 @@ pub mod aws;
 pub mod engine;
 pub mod github;
 pub mod github_git;
+pub mod gitlab;
 pub mod kubernetes;
 pub mod registry;
 pub mod sandbox;
@@ -33,7 +34,7 @@ const SPEED: u32 = 60;
 /// The pull request that a rehearsal is about.
 const PULL_REQUEST: u64 = 12;
 /// Variables of the surroundings that must not reach a rehearsal.
-const FOREIGN: [&str; 8] = ["GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "INPUT_", "AWS_", "KUBE", "CI"];
+const FOREIGN: [&str; 9] = ["GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "INPUT_", "TIDEGATE_", "AWS_", "KUBE", "CI"];
 
 /// Which event is rehearsed.
 #[derive(Clone, Debug, clap::Subcommand)]

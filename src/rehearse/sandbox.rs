@@ -1,12 +1,13 @@
-//! A pretend outside in this process: GitHub, ECR with its registry, SQS, STS and Kubernetes behind one loopback port.
+//! A pretend outside in this process: GitHub, GitLab, ECR with its registry, SQS, STS and Kubernetes behind one loopback port.
 //!
 //! It keeps state, writes down everything it saw, and can be told to lie: to say yes and do no.
 
-use super::{aws, engine, github, kubernetes, registry};
+use super::{aws, engine, github, gitlab, kubernetes, registry};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -56,6 +57,14 @@ pub struct World {
     pub built: BTreeMap<String, Value>,
     /// GitHub's side.
     pub github: github::Forge,
+    /// GitLab's side.
+    pub gitlab: gitlab::Project,
+    /// What the identity tokens of jobs say.
+    pub claims: Value,
+    /// The roles that were assumed.
+    pub assumed: Vec<String>,
+    /// Whether no role lets the job in.
+    pub refuses_roles: bool,
     /// The cluster's side.
     pub cluster: kubernetes::Cluster,
     /// How the cluster behaves.
@@ -76,6 +85,14 @@ pub struct World {
     pub held: usize,
     /// Every request, as METHOD path → status.
     pub log: Vec<String>,
+}
+
+impl World {
+    /// A token that says who the job is, unsigned.
+    pub fn identity_token(&self) -> String {
+        let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        format!("{}.{}.{}", encode(r#"{"alg":"none"}"#), encode(&self.claims.to_string()), encode("no signature"))
+    }
 }
 
 /// An answer to give instead of the real one.
@@ -185,7 +202,8 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     };
     let response = match asked.path.split('/').nth(1).unwrap_or_default() {
         "github" => github::answer(&shared, &asked),
-        "oidc" => json_answer(200, &json!({"value": "sandbox.identity.token"})),
+        "gitlab" => gitlab::answer(&shared, &asked),
+        "oidc" => json_answer(200, &json!({"value": shared.world().identity_token()})),
         "aws" => aws::answer(&shared, &asked),
         "kube" => kubernetes::answer(&shared, &asked),
         "v2" => registry::answer(&shared, &asked),
@@ -254,6 +272,17 @@ impl Asked {
     /// A query parameter.
     pub fn parameter(&self, name: &str) -> Option<String> {
         url::form_urlencoded::parse(self.query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// All values of a query parameter.
+    pub fn parameters(&self, name: &str) -> Vec<String> {
+        let all = url::form_urlencoded::parse(self.query.as_bytes()).filter(|(key, _)| key == name);
+        all.map(|(_, value)| value.into_owned()).collect()
+    }
+
+    /// The body as a form.
+    pub fn form(&self) -> BTreeMap<String, String> {
+        url::form_urlencoded::parse(&self.body).into_owned().collect()
     }
 
     /// A header.

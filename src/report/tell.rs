@@ -3,13 +3,15 @@
 use super::{Report, markdown};
 use crate::config::CommentMode;
 use crate::context::Outcome;
-use crate::error::{Reason, Verdict};
+use crate::error::{Error, Reason, Verdict};
 use crate::event::Event;
 use crate::forge::comments::{self, Keep, Section};
 use crate::forge::deployments::DeploymentStatus;
 use crate::forge::github::GitHub;
+use crate::forge::gitlab::GitLab;
 use crate::forge::{DeploymentState, Forge};
 use crate::plan::Plan;
+use crate::state::records::state_of;
 use crate::world::World;
 use std::time::Duration;
 
@@ -41,10 +43,9 @@ impl<'a> Teller<'a> {
 
     /// Finds the pull request. Runs beside the first steps.
     pub async fn begin(&mut self, plan: &Plan, event: &Event) {
-        let Forge::GitHub(github) = self.forge else { return };
         let Some(sha) = plan.commit.as_deref().filter(|_| self.pull_request.is_none() && self.mode != CommentMode::Never) else { return };
-        match github.pull_request_of(sha, event.branch.as_deref()).await {
-            Ok(found) => self.pull_request = found.map(|pull| pull.number),
+        match self.forge.pull_request_of(sha, event.branch.as_deref()).await {
+            Ok(found) => self.pull_request = found,
             Err(error) => self.world.console.warning(&format!("the pull request of this commit is not found: {error}")),
         }
     }
@@ -64,16 +65,42 @@ impl<'a> Teller<'a> {
     }
 
     async fn finish(&self, report: &Report) {
-        let Forge::GitHub(github) = self.forge else {
-            if let Forge::Absent { why } = self.forge {
+        let removed = report.outcome == Outcome::Remove && matches!(report.verdict, Verdict::Removed | Verdict::Skipped);
+        match self.forge {
+            Forge::GitHub(github) if removed => self.close_records(github, &report.place).await,
+            Forge::GitLab(gitlab) if removed => self.close_environment(gitlab, &report.place).await,
+            Forge::GitLab(gitlab) => self.commit_status(gitlab, report).await,
+            Forge::GitHub(_) => {}
+            Forge::Absent { why } => {
                 self.world.console.dim(&format!("  no comment and no deployment record are written: {why}"));
+                return;
             }
-            return;
-        };
-        if report.outcome == Outcome::Remove && matches!(report.verdict, Verdict::Removed | Verdict::Skipped) {
-            self.close_records(github, &report.place).await;
         }
-        self.comment(github, report).await;
+        self.comment(report).await;
+    }
+
+    /// GitLab's environment of a preview. The one that the stop job belongs to is stopped by GitLab when the job ends.
+    async fn close_environment(&self, gitlab: &GitLab, place: &str) {
+        if gitlab.job().is_some_and(|job| job.environment.is_some()) {
+            return;
+        }
+        if let Err(error) = gitlab.stop_environment(place).await {
+            self.world.console.warning(&format!("the environment {place} is not stopped: {error}"));
+        }
+    }
+
+    /// A pipeline shows how it went on its own commit only: a version that was named by hand is another one.
+    async fn commit_status(&self, gitlab: &GitLab, report: &Report) {
+        let own = self.world.vars.get("CI_COMMIT_SHA");
+        let switched = !report.targets.is_empty();
+        let Some(sha) = report.commit.as_deref().filter(|sha| switched && Some(*sha) != own && gitlab.has_access_token()) else { return };
+        let name = format!("tidegate/{}", report.place);
+        let description = report.headline();
+        let (state, log_url) = (state_of(report.verdict), self.log_url.as_deref());
+        let status = DeploymentStatus { id: 0, state, description: &description, log_url, environment_url: None };
+        if let Err(error) = gitlab.set_commit_status(sha, &name, &status).await {
+            self.world.console.warning(&format!("the commit status {name} is not set: {error}"));
+        }
     }
 
     /// Every record of a place that still counts as active.
@@ -94,7 +121,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    async fn comment(&self, github: &GitHub, report: &Report) {
+    async fn comment(&self, report: &Report) {
         let failed =
             matches!(report.verdict, Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut | Verdict::Refused);
         let said = report.verdict != Verdict::Skipped || report.reason == Reason::PreviewKept;
@@ -111,9 +138,19 @@ impl<'a> Teller<'a> {
             Verdict::Unknown | Verdict::TimedOut | Verdict::Refused | Verdict::Cancelled => Keep::Nothing,
         };
         let section = Section { project: &self.project, environment: &environment, text: &text, create, keep };
-        match comments::upsert(github, pr, &section).await {
-            Ok(written) => self.world.console.good(&format!("pull request #{pr}: comment {}", written.name())),
-            Err(error) => self.world.console.warning(&format!("pull request #{pr} is not told: {error}")),
+        let Some(thread) = self.forge.thread(pr) else { return };
+        let name = self.forge.pull_request_name(pr);
+        match comments::upsert(&thread, &section).await {
+            Ok(written) => self.world.console.good(&format!("{name}: comment {}", written.name())),
+            Err(error) => self.untold(&name, &error),
+        }
+    }
+
+    /// A missing permission is said in full: it is the same every time until somebody gives it.
+    fn untold(&self, name: &str, error: &Error) {
+        self.world.console.warning(&format!("{name} is not told: {error}"));
+        if error.reason == Reason::AuthDenied {
+            error.lines().iter().skip(1).for_each(|line| self.world.console.line(&format!("  {line}")));
         }
     }
 }

@@ -52,10 +52,19 @@ impl Runner<'_> {
         let config = &self.prepared.loaded.config;
         let rules = self.prepared.plan.environment.as_ref().and_then(|name| config.environments.get(name));
         let guarded = rules.is_some_and(|rules| rules.when.as_slice().iter().any(|when| matches!(when, When::Event(WhenEvent::Manual))));
-        if guarded && lock.store == Kind::File && state::is_ci(&self.world.vars) {
-            let sentence =
-                format!("{} is deployed by hand, and its lease would be a file on this runner, which holds back no other run", lock.key);
-            return Err(Error::new(Reason::LockScope, sentence).hint("write `state: auto` (the forge), s3://bucket/prefix or redis://host"));
+        if guarded && !self.prepared.store.protects(state::is_ci(&self.world.vars)) {
+            let (would, hint) = match lock.store {
+                Kind::Job => (
+                    "this job is in no resource group, which would be its lease",
+                    "write `resource_group: NAME` into the job and TIDEGATE_RESOURCE_GROUP: NAME into its variables, as the component does; \
+                     or keep the state in s3://bucket/prefix or redis://host",
+                ),
+                Kind::File | Kind::Forge | Kind::S3 | Kind::Redis => (
+                    "its lease would be a file on this runner, which holds back no other run",
+                    "write `state: auto` (the forge), s3://bucket/prefix or redis://host",
+                ),
+            };
+            return Err(Error::new(Reason::LockScope, format!("{} is deployed by hand, and {would}", lock.key)).hint(hint));
         }
         Ok(())
     }

@@ -231,7 +231,7 @@ impl Times {
         let asked = expiry(&world.vars).ok();
         let looks = match store.kind() {
             Kind::Forge => 12, // a token has a thousand requests an hour for everything
-            Kind::S3 | Kind::Redis | Kind::File => 60,
+            Kind::S3 | Kind::Redis | Kind::File | Kind::Job => 60,
         };
         Self { expiry: asked.unwrap_or(EXPIRY), looks }
     }

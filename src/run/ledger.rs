@@ -7,10 +7,9 @@ use crate::event::Event;
 use crate::forge::DeploymentState;
 use crate::forge::Forge;
 use crate::forge::deployments::DeploymentStatus;
-use crate::forge::github::GitHub;
 use crate::gates::order;
 use crate::report::outputs::random;
-use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, copy_on_forge, paused, record_on_forge, state_of};
+use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, on_forge, paused, state_of};
 use crate::state::{Key, Kind};
 use crate::targets::Fence;
 use crate::world::World;
@@ -103,6 +102,7 @@ impl<'a> Ledger<'a> {
         if self.lease.get().is_some() {
             return Ok(Vec::new());
         }
+        store.confirm().await?;
         let lease = lease::acquire(&self.wanted()).await?;
         if self.lease.set(lease).is_err() {
             return Err(Error::new(Reason::Internal, "the lease was taken twice"));
@@ -133,19 +133,26 @@ impl<'a> Ledger<'a> {
     }
 
     /// The forge, where it only gets a copy of the record for people.
-    fn copied(&self) -> Option<(&GitHub, &Key)> {
+    fn copied(&self) -> Option<(&Forge, &Key)> {
         match &self.prepared.forge {
-            Forge::GitHub(github) if self.prepared.store.kind() != Kind::Forge => Some((github, &self.prepared.key)),
-            Forge::GitHub(_) | Forge::Absent { .. } => None,
+            forge @ (Forge::GitHub(_) | Forge::GitLab(_)) if !matches!(self.prepared.store.kind(), Kind::Forge | Kind::Job) => {
+                Some((forge, &self.prepared.key))
+            }
+            Forge::GitHub(_) | Forge::GitLab(_) | Forge::Absent { .. } => None,
         }
+    }
+
+    /// The deployment that shows a record, where that has not ended.
+    async fn unended(&self, forge: &Forge, key: &Key, record: &Record) -> Result<Option<u64>> {
+        forge.unended(key.environment(), &record.key, record.commit.as_deref()).await
     }
 
     /// What people see of a record of another run, where the forge is not the store. Best effort.
     async fn end_lost_copy(&self, record: &Record) {
-        let Some((github, key)) = self.copied() else { return };
+        let Some((forge, key)) = self.copied() else { return };
         let ended = async {
-            match copy_on_forge(github, key, record).await? {
-                Some(id) => self.tell(github, id, DeploymentState::Error, &format!("cancelled: {LOST}")).await,
+            match self.unended(forge, key, record).await? {
+                Some(id) => self.tell(forge, id, DeploymentState::Error, &format!("cancelled: {LOST}")).await,
                 None => Ok(()),
             }
         };
@@ -174,6 +181,7 @@ impl<'a> Ledger<'a> {
         };
         lease.confirm().await?;
         let Prepared { store, key, .. } = self.prepared;
+        store.confirm().await?;
         *self.history.lock().await = store.history(key).await?;
         self.order().await
     }
@@ -220,30 +228,34 @@ impl<'a> Ledger<'a> {
 
     fn shown(&self) -> Shown {
         let plan = &self.prepared.plan;
-        Shown {
-            branch: self.prepared.event.default_branch.clone().unwrap_or_else(|| "main".into()),
-            transient: plan.is_preview,
-            production: plan.environment.as_deref() == Some("production"),
-        }
+        let event = &self.prepared.event;
+        let branch = event.default_branch.clone().unwrap_or_else(|| "main".into());
+        let on = event.branch.clone().or_else(|| event.head_ref.clone()).unwrap_or_else(|| branch.clone());
+        let reference = event.tag.clone().map_or((on, false), |tag| (tag, true));
+        Shown { branch, reference, transient: plan.is_preview, production: plan.environment.as_deref() == Some("production") }
     }
 
     /// The copy of the record that people see, where the forge is not the store. Best effort.
     async fn mirror(&self) {
-        let Some((github, key)) = self.copied() else { return };
+        let Some((forge, key)) = self.copied() else { return };
         let Some(record) = self.record.lock().await.clone() else { return };
         let shown = async {
             // The run that began this record may have shown it already.
             let taken_up = record.journal.iter().any(|line| line.what == Did::TakenUp);
-            let known = if taken_up { copy_on_forge(github, key, &record).await? } else { None };
+            let known = if taken_up { self.unended(forge, key, &record).await? } else { None };
+            let shown = self.shown();
+            let (name, is_tag) = (shown.reference.0.as_str(), shown.reference.1);
             let id = match known {
-                Some(id) => id,
-                None => record_on_forge(github, key, &record, &self.shown()).await?,
+                Some(id) => Some(id),
+                None => on_forge(key, &record, &shown, async |new| forge.show(new, (name, is_tag)).await).await?,
             };
-            self.tell(github, id, DeploymentState::InProgress, &format!("{} by tidegate", record.version)).await?;
-            Ok::<u64, Error>(id)
+            if let Some(id) = id {
+                self.tell(forge, id, DeploymentState::InProgress, &format!("{} by tidegate", record.version)).await?;
+            }
+            Ok::<Option<u64>, Error>(id)
         };
         match in_time(shown).await {
-            Ok(id) => _ = self.mirror.set(id),
+            Ok(id) => _ = id.map(|id| self.mirror.set(id)),
             Err(error) => self.world.console.warning(&format!("the deployment is not shown on the forge: {error}")),
         }
     }
@@ -318,17 +330,17 @@ impl<'a> Ledger<'a> {
 
     /// Ends what people see of this run's record. A cancel may have come between making the copy and hearing its id.
     async fn end_copy(&self, verdict: Verdict, sentence: &str) {
-        let Some((github, key)) = self.copied() else { return };
+        let Some((forge, key)) = self.copied() else { return };
         let Some(record) = self.record.lock().await.clone() else { return };
         let description = format!("{}: {sentence}", verdict.name());
         let ended = async {
             let id = match self.mirror.get() {
                 Some(id) => Some(*id),
-                None if self.world.cancel.is_cancelled() => copy_on_forge(github, key, &record).await?,
+                None if self.world.cancel.is_cancelled() => self.unended(forge, key, &record).await?,
                 None => None,
             };
             match id {
-                Some(id) => self.tell(github, id, state_of(verdict), &description).await,
+                Some(id) => self.tell(forge, id, state_of(verdict), &description).await,
                 None => Ok(()),
             }
         };
@@ -343,29 +355,25 @@ impl<'a> Ledger<'a> {
 
     /// A run that could not end its copy, although all was done, leaves that to the next one.
     pub async fn mend_copy(&self, record: &Record) {
-        let (Some((github, key)), Some(ended)) = (self.copied(), &record.ended) else { return };
+        let (Some((forge, key)), Some(ended)) = (self.copied(), &record.ended) else { return };
         let mended = async {
-            let Some(id) = copy_on_forge(github, key, record).await? else { return Ok(()) };
-            let newest = github.deployment_statuses(id).await?.into_iter().next();
-            if newest.is_some_and(|status| status.state != "in_progress") {
-                return Ok(());
-            }
-            self.tell(github, id, state_of(ended.verdict), &format!("{}: {}", ended.verdict.name(), ended.sentence)).await
+            let Some(id) = self.unended(forge, key, record).await? else { return Ok(()) };
+            self.tell(forge, id, state_of(ended.verdict), &format!("{}: {}", ended.verdict.name(), ended.sentence)).await
         };
         if let Err(error) = in_time(mended).await {
             self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
         }
     }
 
-    async fn tell(&self, github: &GitHub, id: u64, state: DeploymentState, description: &str) -> Result<()> {
+    async fn tell(&self, forge: &Forge, id: u64, state: DeploymentState, description: &str) -> Result<()> {
         let log_url = self.prepared.event.more.run.url.as_deref();
-        github.set_deployment(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
+        forge.set_shown(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
     }
 }
 
 /// What is only shown to people must not keep the lease.
 async fn in_time<T>(telling: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_elapsed| Err(Error::new(Reason::ForgeFailed, "GitHub did not answer in time"));
+    let late = |_elapsed| Err(Error::new(Reason::ForgeFailed, "the forge did not answer in time"));
     tokio::time::timeout(COPY, telling).await.unwrap_or_else(late)
 }
 

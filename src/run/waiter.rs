@@ -2,7 +2,6 @@
 
 use super::lease::{Held, Holder, Lease, Process, RunRef, SIGNS, Seen, Sheet, Times, Wanted, lease_name, look};
 use crate::error::{Error, Reason, Result};
-use crate::forge::Forge;
 use crate::state::Entry;
 use crate::tools::wait::spoken;
 use serde_json::json;
@@ -165,10 +164,7 @@ impl<'a> Waiter<'a> {
         {
             return *ended;
         }
-        let own = match self.wanted.forge {
-            Forge::GitHub(github) => run.repository.as_deref() == Some(github.repository()),
-            Forge::Absent { .. } => false,
-        };
+        let own = run.repository.is_some() && run.repository.as_deref() == self.wanted.forge.repository();
         let asked = tokio::time::timeout(ASK, self.wanted.forge.run_ended(&run.id, run.attempt));
         let ended = own && matches!(asked.await, Ok(Ok(Some(true))));
         self.asked = Some((name, now, ended));
@@ -179,7 +175,7 @@ impl<'a> Waiter<'a> {
     pub(super) async fn claim(&mut self, last: u64, why: String) -> Result<Option<Lease>> {
         let Wanted { world, store, key, holder, .. } = self.wanted;
         let began = world.clock.now();
-        let sheet = Sheet::new(last.max(self.wanted.floor) + 1, holder.clone(), self.times.expiry.as_secs().max(1));
+        let sheet = Sheet::new(last.max(self.wanted.floor).max(store.floor()) + 1, holder.clone(), self.times.expiry.as_secs().max(1));
         let name = lease_name(sheet.fence);
         let Some(mark) = store.create(&self.folder, &name, &sheet.json()).await? else { return Ok(None) };
         // A number that was free only because it is long past holds nothing.

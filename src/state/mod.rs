@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub mod file;
 pub mod forge;
+pub mod job;
 pub mod records;
 pub mod redis;
 pub mod s3;
@@ -22,7 +23,7 @@ pub mod s3;
 /// One lease and its records: an environment of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    project: String,
+    pub(in crate::state) project: String,
     environment: String,
 }
 
@@ -90,6 +91,8 @@ pub enum Kind {
     Redis,
     /// Files of this machine.
     File,
+    /// The resource group of a GitLab job, and GitLab's deployments.
+    Job,
 }
 
 /// What `state:` asks for.
@@ -151,6 +154,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Backend {
     Forge(forge::Refs),
+    Job(job::Job),
     S3(s3::Bucket),
     Redis(redis::Server),
     File(file::Folder),
@@ -164,8 +168,8 @@ impl Store {
         let rule = Rule::parse(&config.state).map_err(|(sentence, hint)| Error::new(Reason::ConfigInvalid, sentence).hint(hint))?;
         let in_ci = is_ci(&world.vars);
         Ok(match rule {
-            Rule::Forge => Self::on_forge(forge),
-            Rule::Auto if in_ci || matches!(forge, Forge::GitHub(_)) => Self::on_forge(forge),
+            Rule::Forge => Self::on_forge(world, forge),
+            Rule::Auto if in_ci || matches!(forge, Forge::GitHub(_) | Forge::GitLab(_)) => Self::on_forge(world, forge),
             Rule::Auto => Self::in_folder(&file::default_folder(&world.vars)),
             Rule::File(path) => Self::in_folder(&folder.join(path)),
             Rule::S3(bucket, prefix) => {
@@ -180,11 +184,25 @@ impl Store {
         })
     }
 
-    fn on_forge(forge: &Forge) -> Self {
+    fn on_forge(world: &World, forge: &Forge) -> Self {
         match forge {
             Forge::GitHub(github) => {
                 let scope = format!("every run of {}", github.repository());
                 Self { backend: Backend::Forge(forge::Refs::new((**github).clone())), scope }
+            }
+            Forge::GitLab(gitlab) if gitlab.job().is_some() => {
+                let job = job::Job::of(&world.vars, (**gitlab).clone());
+                let scope = match job.resource_group() {
+                    Some(group) => format!("jobs of {} in the resource group {group}", gitlab.repository()),
+                    None => "nobody: this job is in no resource group".to_owned(),
+                };
+                Self { backend: Backend::Job(job), scope }
+            }
+            Forge::GitLab(gitlab) => {
+                let sentence = format!("{} is on GitLab, which keeps no leases for runs outside its jobs", gitlab.repository());
+                let hint = "run it as a job of a pipeline, or keep the state where both can reach it: `state: s3://bucket/prefix`, `state: redis://host`";
+                let error = Error::new(Reason::LockUnreachable, sentence).hint(hint);
+                Self { backend: Backend::Absent(Box::new(error)), scope: "nobody".into() }
             }
             Forge::Absent { why } => {
                 let sentence = format!("leases and records are kept on the forge (`state: auto`), but there is {why}");
@@ -205,6 +223,7 @@ impl Store {
     pub fn kind(&self) -> Kind {
         match &self.backend {
             Backend::Forge(_) | Backend::Absent(_) => Kind::Forge,
+            Backend::Job(_) => Kind::Job,
             Backend::S3(_) => Kind::S3,
             Backend::Redis(_) => Kind::Redis,
             Backend::File(_) => Kind::File,
@@ -215,6 +234,7 @@ impl Store {
     pub fn name(&self, key: &Key) -> String {
         match &self.backend {
             Backend::Forge(refs) => format!("forge:{}:{key}", refs.github().repository()),
+            Backend::Job(job) => format!("gitlab:{}:{key}", job.repository()),
             Backend::S3(bucket) => format!("{bucket}:{key}"),
             Backend::Redis(server) => format!("{server}:{key}"),
             Backend::File(files) => format!("{files}:{key}"),
@@ -226,6 +246,7 @@ impl Store {
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         let mut entries = match &self.backend {
             Backend::Forge(refs) => refs.list(folder).await,
+            Backend::Job(job) => Ok(job.list(folder)),
             Backend::S3(bucket) => bucket.list(folder).await,
             Backend::Redis(server) => server.list(folder).await,
             Backend::File(files) => files.list(folder).await,
@@ -248,6 +269,7 @@ impl Store {
     pub async fn read(&self, folder: &str, entry: &Entry) -> Result<Option<Value>> {
         match &self.backend {
             Backend::Forge(refs) => refs.read(folder, entry).await,
+            Backend::Job(job) => Ok(job.read(folder, &entry.name)),
             Backend::S3(bucket) => bucket.read(folder, &entry.name).await,
             Backend::Redis(server) => server.read(folder, &entry.name).await,
             Backend::File(files) => files.read(folder, &entry.name).await,
@@ -260,6 +282,7 @@ impl Store {
     pub async fn create(&self, folder: &str, name: &str, value: &Value) -> Result<Option<String>> {
         match &self.backend {
             Backend::Forge(refs) => refs.create(folder, name, value).await,
+            Backend::Job(job) => Ok(job.put(folder, name, value)), // nobody else sees it
             Backend::S3(bucket) => bucket.create(folder, name, value).await,
             Backend::Redis(server) => server.create(folder, name, value).await,
             Backend::File(files) => files.create(folder, name, value).await,
@@ -272,6 +295,7 @@ impl Store {
     pub async fn put(&self, folder: &str, name: &str, value: &Value) -> Result<Option<String>> {
         match &self.backend {
             Backend::Forge(refs) => refs.put(folder, name, value).await,
+            Backend::Job(job) => Ok(job.put(folder, name, value)),
             Backend::S3(bucket) => bucket.put(folder, name, value).await.map(Some),
             Backend::Redis(server) => server.put(folder, name, value).await.map(Some),
             Backend::File(files) => files.put(folder, name, value).await.map(Some),
@@ -284,6 +308,10 @@ impl Store {
     pub async fn delete(&self, folder: &str, name: &str) -> Result<()> {
         match &self.backend {
             Backend::Forge(refs) => refs.delete(folder, name).await,
+            Backend::Job(job) => {
+                job.delete(folder, name);
+                Ok(())
+            }
             Backend::S3(bucket) => bucket.delete(folder, name).await,
             Backend::Redis(server) => server.delete(folder, name).await,
             Backend::File(files) => files.delete(folder, name).await,
@@ -292,18 +320,36 @@ impl Store {
         .map_err(refuse)
     }
 
-    /// The forge that keeps the records, where it does: they are its deployments.
-    fn github(&self) -> Option<&crate::forge::github::GitHub> {
+    /// The number that the next lease must exceed whatever the leases say: jobs of a resource group know no other ones.
+    pub fn floor(&self) -> u64 {
         match &self.backend {
-            Backend::Forge(refs) => Some(refs.github()),
-            Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => None,
+            Backend::Job(job) => job.floor(),
+            Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => 0,
+        }
+    }
+
+    /// Whether what stands in for a lease is really held. Where a lease is an object, the lease itself is asked.
+    pub async fn confirm(&self) -> Result<()> {
+        match &self.backend {
+            Backend::Job(job) => job.confirm().await.map_err(refuse),
+            Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => Ok(()),
+        }
+    }
+
+    /// Whether runs elsewhere are held back at all.
+    pub fn protects(&self, in_ci: bool) -> bool {
+        match &self.backend {
+            Backend::File(_) => !in_ci, // a runner is thrown away
+            Backend::Job(job) => job.resource_group().is_some(),
+            Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::Absent(_) => true,
         }
     }
 }
 
 /// A store that cannot be asked holds everything back: going on without it is how two runs deploy at once.
 fn refuse(error: Error) -> Error {
-    if matches!(error.reason, Reason::LockUnreachable | Reason::ConfigInvalid | Reason::InputInvalid | Reason::Cancelled) {
+    if matches!(error.reason, Reason::LockUnreachable | Reason::LockLost | Reason::ConfigInvalid | Reason::InputInvalid | Reason::Cancelled)
+    {
         return error;
     }
     let hint = match &error.hint {

@@ -60,13 +60,6 @@ pub struct Record {
     pub deployment: Option<u64>,
 }
 
-/// The forge's copy of a record that is kept elsewhere.
-pub async fn copy_on_forge(github: &GitHub, key: &Key, record: &Record) -> Result<Option<u64>> {
-    let known = github.deployments(Some(key.environment()), LOOK_BACK).await?;
-    let same = |copy: &Deployment| copy.payload.get("key").and_then(Value::as_str) == Some(record.key.as_str());
-    Ok(known.into_iter().find(same).map(|copy| copy.id))
-}
-
 /// An image of a record.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct RecordedImage {
@@ -146,6 +139,8 @@ pub struct Ended {
 pub struct Shown {
     /// What stands for the commit when that is not known.
     pub branch: String,
+    /// The branch or tag, and whether it is a tag.
+    pub reference: (String, bool),
     /// It goes away with a pull request.
     pub transient: bool,
     /// Users see it.
@@ -222,9 +217,10 @@ fn now() -> String {
 impl Store {
     /// The newest records, newest first, up to the one that says what runs now.
     pub async fn history(&self, key: &Key) -> Result<Vec<Record>> {
-        match self.github() {
-            Some(github) => history_on_forge(github, key).await.map_err(refuse),
-            None => self.history_in_objects(key).await,
+        match &self.backend {
+            Backend::Forge(refs) => history_on_forge(refs.github(), key).await.map_err(refuse),
+            Backend::Job(job) => job.history(key).await.map_err(refuse),
+            Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => self.history_in_objects(key).await,
         }
     }
 
@@ -245,9 +241,17 @@ impl Store {
 
     /// Writes down that a delivery begins.
     pub async fn begin(&self, key: &Key, record: &mut Record, shown: &Shown) -> Result<()> {
-        if let Some(github) = self.github() {
-            record.deployment = Some(record_on_forge(github, key, record, shown).await.map_err(refuse)?);
-            return Ok(());
+        match &self.backend {
+            Backend::Forge(refs) => {
+                record.deployment =
+                    Some(on_forge(key, record, shown, async |new| refs.github().create_deployment(new).await).await.map_err(refuse)?);
+                return Ok(());
+            }
+            Backend::Job(job) => {
+                record.deployment = Some(job.begin(key, record, shown).await.map_err(refuse)?);
+                return Ok(());
+            }
+            Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {}
         }
         let folder = key.folder("records");
         self.put(&folder, &record.name(), &record.json()).await?;
@@ -271,8 +275,12 @@ impl Store {
 
     /// The forge only ever adds a status; an object is written again as a whole.
     async fn rewrite(&self, key: &Key, record: &Record, state: DeploymentState, description: &str) -> Result<()> {
-        match (self.github(), record.deployment) {
-            (Some(github), Some(id)) => status(github, record, id, state, description).await.map_err(refuse),
+        let log_url = record.run.as_ref().and_then(|run| run.url.as_deref());
+        let status = record.deployment.map(|id| DeploymentStatus { id, state, description, log_url, environment_url: None });
+        match (&self.backend, status) {
+            (Backend::Forge(refs), Some(status)) => refs.github().set_deployment(&status).await.map_err(refuse),
+            (Backend::Job(_), _) if state == DeploymentState::InProgress => Ok(()), // GitLab has no place for a journal
+            (Backend::Job(job), Some(status)) => job.end(&status).await.map_err(refuse),
             _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
         }
     }
@@ -285,13 +293,14 @@ impl Store {
                 let ours = |record: &Deployment| record.payload.get("project").and_then(Value::as_str) == Some(project);
                 known.map(|known| known.into_iter().filter(ours).map(|record| record.environment).collect())
             }
+            Backend::Job(job) => job.environments().await,
             Backend::S3(bucket) => bucket.folders(&super::plain(project)).await,
             Backend::Redis(server) => server.folders(&super::plain(project)).await,
             Backend::File(files) => files.folders(&super::plain(project)).await,
             Backend::Absent(error) => Err((**error).clone()),
         }
         .map_err(refuse)?;
-        if self.github().is_none() {
+        if !matches!(self.backend, Backend::Forge(_) | Backend::Job(_)) {
             places.iter_mut().for_each(|place| *place = super::unplain(place));
         }
         places.sort();
@@ -355,18 +364,16 @@ fn from_forge(deployment: Deployment, statuses: &[Status]) -> Result<Record> {
 }
 
 /// Makes the record a deployment of the forge: the record itself, or a copy of it for people.
-pub async fn record_on_forge(github: &GitHub, key: &Key, record: &Record, shown: &Shown) -> Result<u64> {
+pub async fn on_forge<'a, T, F>(key: &'a Key, record: &'a Record, shown: &'a Shown, create: F) -> Result<T>
+where
+    F: AsyncFnOnce(&NewDeployment<'_>) -> Result<T>,
+{
     let sha = record.commit.as_deref().unwrap_or(&shown.branch);
     let description = format!("{} by tidegate", record.version);
     let Shown { transient, production, .. } = *shown;
     let new =
         NewDeployment { sha, environment: key.environment(), description: &description, transient, production, payload: record.payload() };
-    github.create_deployment(&new).await
-}
-
-async fn status(github: &GitHub, record: &Record, id: u64, state: DeploymentState, description: &str) -> Result<()> {
-    let log_url = record.run.as_ref().and_then(|run| run.url.as_deref());
-    github.set_deployment(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
+    create(&new).await
 }
 
 /// How the forge shows a verdict.

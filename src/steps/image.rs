@@ -291,9 +291,12 @@ fn labels(job: &Job<'_>, recipe: &Recipe) -> Vec<(String, String)> {
     if let Some(merged) = build.checked_out.as_ref().filter(|merged| Some(*merged) != build.commit.as_ref()) {
         labels.push(("dev.tidegate.merge".into(), merged.clone()));
     }
-    let server = job.world.vars.get("GITHUB_SERVER_URL").unwrap_or("https://github.com");
-    if let Forge::GitHub(github) = job.forge {
-        labels.push(("org.opencontainers.image.source".into(), format!("{server}/{}", github.repository())));
+    let (server, usual) = match job.forge {
+        Forge::GitLab(_) => ("CI_SERVER_URL", "https://gitlab.com"),
+        Forge::GitHub(_) | Forge::Absent { .. } => ("GITHUB_SERVER_URL", "https://github.com"),
+    };
+    if let Some(repository) = job.forge.repository() {
+        labels.push(("org.opencontainers.image.source".into(), format!("{}/{repository}", job.world.vars.get(server).unwrap_or(usual))));
     }
     labels
 }

@@ -5,12 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::string_slice, clippy::disallowed_methods)]
 
 mod access;
+mod action;
 mod by_hand;
 mod cancel;
 mod comments;
 mod contracts;
 mod drain;
 mod events;
+mod gitlab;
 mod image;
 mod kubernetes;
 mod lost;

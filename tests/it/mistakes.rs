@@ -99,8 +99,9 @@ fn mistakes_around_the_command() {
     world.var("GITLAB_CI", "true");
     tell("two CI systems", 2, world.run(&["run"]));
     world.without("GITHUB_ACTIONS");
+    world.var("NO_COLOR", "1");
     tell("GitLab", 2, world.run(&["run"]));
-    world.without("GITLAB_CI").var("GITHUB_ACTIONS", "true").var("GITHUB_EVENT_PATH", "/nowhere.json");
+    world.without("NO_COLOR").without("GITLAB_CI").var("GITHUB_ACTIONS", "true").var("GITHUB_EVENT_PATH", "/nowhere.json");
     tell("no event file", 2, world.run(&["run"]));
     world.without("GITHUB_EVENT_NAME");
     tell("no event name", 2, world.run(&["run"]));

@@ -1,0 +1,222 @@
+//! What GitLab shows of deliveries: deployments, environments, commit statuses, releases; and pipelines elsewhere.
+//!
+//! <https://docs.gitlab.com/api/deployments/>. A job with `environment:` has a deployment already: it gets no second one.
+
+use super::DeploymentState;
+use super::deployments::{DeploymentStatus, NewDeployment};
+use super::gitlab::{GitLab, Plain, built, text};
+use crate::error::{Error, Reason, Result};
+use gitlab::api::common::SortOrder;
+use gitlab::api::endpoint_prelude::{Cow, Endpoint, Method, Pageable, QueryParams};
+use gitlab::api::projects::deployments::{
+    CreateDeployment, DeploymentOrderBy, DeploymentStatus as Status, DeploymentStatusFilter, Deployments, EditDeployment,
+};
+use gitlab::api::projects::environments::{EnvironmentState, Environments};
+use gitlab::api::projects::releases::ProjectReleaseByTag;
+use gitlab::api::projects::repository::commits::{CommitStatusState, CreateCommitStatus};
+use gitlab::api::{AsyncQuery, Pagination, paged};
+use serde_json::Value;
+
+/// A deployment as GitLab keeps it.
+#[derive(Clone, Debug)]
+pub struct Deployed {
+    /// Its id.
+    pub id: u64,
+    /// created, running, success, failed, canceled, skipped or blocked.
+    pub status: String,
+    /// The commit.
+    pub sha: String,
+    /// The branch or tag.
+    pub reference: String,
+    /// When it was made.
+    pub created_at: String,
+    /// Who made it.
+    pub who: String,
+    /// The job that made it, and its log; none when it was made through the API.
+    pub job: Option<(u64, Option<String>)>,
+}
+
+/// An endpoint with pages by number; the crate does not know it of all that have them.
+struct Listed<E>(E);
+
+impl<E: Endpoint> Endpoint for Listed<E> {
+    fn method(&self) -> Method {
+        self.0.method()
+    }
+
+    fn endpoint(&self) -> Cow<'static, str> {
+        self.0.endpoint()
+    }
+
+    fn parameters(&self) -> QueryParams<'_> {
+        self.0.parameters()
+    }
+}
+
+impl<E> Pageable for Listed<E> {}
+
+impl Deployed {
+    fn of(value: &Value) -> Option<Self> {
+        let job = value.pointer("/deployable/id").and_then(Value::as_u64);
+        Some(Self {
+            id: value.pointer("/id")?.as_u64()?,
+            status: text(value, "/status")?,
+            sha: text(value, "/sha")?,
+            reference: text(value, "/ref").unwrap_or_default(),
+            created_at: text(value, "/created_at").unwrap_or_default(),
+            who: text(value, "/user/username").unwrap_or_else(|| "somebody".into()),
+            job: job.map(|id| (id, text(value, "/deployable/web_url"))),
+        })
+    }
+}
+
+impl GitLab {
+    /// The environment on GitLab: the one that the job's `environment:` names, or else the delivery's own.
+    pub fn place<'a>(&'a self, own: &'a str) -> &'a str {
+        self.job.as_ref().and_then(|job| job.environment.as_deref()).unwrap_or(own)
+    }
+
+    /// An environment's deployments, newest first.
+    pub async fn deployments_of(&self, environment: &str, limit: usize) -> Result<Vec<Deployed>> {
+        self.list(environment, None, limit).await
+    }
+
+    async fn list(&self, environment: &str, status: Option<DeploymentStatusFilter>, limit: usize) -> Result<Vec<Deployed>> {
+        let mut builder = Deployments::builder();
+        builder.project(&self.project).environment(environment).order_by(DeploymentOrderBy::Id).sort(SortOrder::Descending);
+        if let Some(status) = status {
+            builder.status(status);
+        }
+        let endpoint = built(builder.build())?;
+        let found = self.pages(endpoint, Pagination::Limit(limit), "list the deployments").await?;
+        Ok(found.iter().filter_map(Deployed::of).collect())
+    }
+
+    /// All pages of a list.
+    pub(super) async fn pages<E: Endpoint + Sync + Send>(&self, endpoint: E, limit: Pagination, what: &str) -> Result<Vec<Value>> {
+        let found: std::result::Result<Vec<Value>, _> = paged(Listed(endpoint), limit).query_async(&self.client).await;
+        found.map_err(|error| self.judge(&error, true, what))
+    }
+
+    /// Records that a delivery begins; its id. The job's own deployment counts as that.
+    pub async fn begin_deployment(&self, new: &NewDeployment<'_>, reference: (&str, bool)) -> Result<u64> {
+        let place = self.place(new.environment);
+        if let Some(own) = self.own_deployment(place).await? {
+            return Ok(own);
+        }
+        let (name, tag) = reference;
+        let mut builder = CreateDeployment::builder();
+        builder.project(&self.project).environment(place).sha(new.sha).ref_(name).tag(tag).status(Status::Running);
+        let answer = self.ask(&built(builder.build())?, "create a deployment").await;
+        let made = match answer {
+            Ok(answer) => answer.pointer("/id").and_then(Value::as_u64),
+            // The answer was lost: what was asked for may be there.
+            Err(error) if error.lost => self.unended(place, new.sha).await?.map(|found| found.id),
+            Err(error) => return Err(error),
+        };
+        made.ok_or_else(|| Error::new(Reason::ForgeFailed, "GitLab did not record the deployment"))
+    }
+
+    /// The deployment that GitLab made for this job.
+    async fn own_deployment(&self, place: &str) -> Result<Option<u64>> {
+        let Some(job) = self.job.as_ref().filter(|job| job.environment.is_some()) else { return Ok(None) };
+        let newest = self.deployments_of(place, 20).await?;
+        let own = newest.iter().find(|deployment| deployment.job.as_ref().is_some_and(|(id, _)| *id == job.id));
+        Ok(own.map(|own| own.id))
+    }
+
+    /// A deployment of this commit that we made through the API and that has not ended.
+    pub async fn unended(&self, environment: &str, sha: &str) -> Result<Option<Deployed>> {
+        let running = self.list(environment, Some(DeploymentStatusFilter::Running), 20).await?;
+        Ok(running.into_iter().find(|deployment| deployment.sha == sha && deployment.job.is_none()))
+    }
+
+    /// Ends a deployment. That of a job ends with the job: GitLab refuses to change it, and nothing is lost.
+    pub async fn end_deployment(&self, status: &DeploymentStatus<'_>) -> Result<()> {
+        let said = match status.state {
+            DeploymentState::InProgress => Status::Running,
+            DeploymentState::Success => Status::Success,
+            DeploymentState::Failure => Status::Failed,
+            DeploymentState::Error | DeploymentState::Inactive => Status::Canceled,
+        };
+        if self.job.as_ref().is_some_and(|job| job.environment.is_some()) {
+            return Ok(());
+        }
+        let endpoint = built(EditDeployment::builder().project(&self.project).deployment_id(status.id).status(said).build())?;
+        self.ask(&endpoint, "end a deployment").await.map(drop)
+    }
+
+    /// The names of the environments that are there.
+    pub async fn environments(&self) -> Result<Vec<String>> {
+        let endpoint = built(Environments::builder().project(&self.project).states(EnvironmentState::Available).build())?;
+        let found = self.pages(endpoint, Pagination::Limit(500), "list the environments").await?;
+        Ok(found.iter().filter_map(|environment| text(environment, "/name")).collect())
+    }
+
+    /// Marks an environment as stopped. GitLab does that by itself when a stop job ends well.
+    pub async fn stop_environment(&self, name: &str) -> Result<bool> {
+        let query = vec![("name", name.to_owned())];
+        let found = self.ask(&Plain { query, ..Plain::get(self.at("environments")) }, "find an environment").await?;
+        let there = found.as_array().into_iter().flatten().find(|there| text(there, "/state").as_deref() != Some("stopped"));
+        let Some(id) = there.and_then(|environment| environment.pointer("/id")).and_then(Value::as_u64) else { return Ok(false) };
+        // Without `force` GitLab would start the stop job, which is us.
+        let form = vec![("force".to_owned(), "true".to_owned())];
+        let endpoint = Plain { method: Method::POST, form, ..Plain::get(self.at(&format!("environments/{id}/stop"))) };
+        self.ask(&endpoint, "stop an environment").await.map(|_stopped| true)
+    }
+
+    /// Says on a commit how its delivery went. A commit that this pipeline is not about shows nothing otherwise.
+    pub async fn set_commit_status(&self, sha: &str, name: &str, status: &DeploymentStatus<'_>) -> Result<()> {
+        self.needs_access_token("set commit statuses")?;
+        let state = match status.state {
+            DeploymentState::InProgress => CommitStatusState::Running,
+            DeploymentState::Success => CommitStatusState::Success,
+            DeploymentState::Failure => CommitStatusState::Failed,
+            DeploymentState::Error | DeploymentState::Inactive => CommitStatusState::Canceled,
+        };
+        let description = super::github::cut(status.description, 255);
+        let mut builder = CreateCommitStatus::builder();
+        builder.project(&self.project).commit(sha).state(state).name(name).description(description.as_str());
+        if let Some(url) = status.log_url {
+            builder.target_url(url);
+        }
+        self.ask(&built(builder.build())?, "set a commit status").await.map(drop)
+    }
+
+    /// Whether there is a release of this tag, and whether its day is still to come.
+    pub async fn release(&self, tag: &str) -> Result<Option<bool>> {
+        let endpoint = built(ProjectReleaseByTag::builder().project(&self.project).tag(tag).build())?;
+        let found = self.find(&endpoint, "read a release").await?;
+        Ok(found.map(|release| release.pointer("/upcoming_release").and_then(Value::as_bool).unwrap_or(false)))
+    }
+
+    /// Starts a pipeline of another project; its address. A trigger token or a job token stands in the form, not in the address.
+    pub async fn trigger(&self, project: &str, reference: &str, variables: &[(&str, &str)]) -> Result<Option<String>> {
+        let mut form = vec![("ref".to_owned(), reference.to_owned())];
+        form.extend(self.trigger_token().map(|token| ("token".to_owned(), token)));
+        form.extend(variables.iter().map(|(name, value)| (format!("variables[{name}]"), (*value).to_owned())));
+        let encoded = super::github::encode(project);
+        // Only a job's token may trigger; an access token starts a pipeline in its user's name.
+        let path = if self.has_access_token() { "pipeline" } else { "trigger/pipeline" };
+        let mut endpoint = Plain { method: Method::POST, form, ..Plain::get(format!("projects/{encoded}/{path}")) };
+        if self.has_access_token() {
+            endpoint.form.retain(|(name, _)| name == "ref");
+            for (name, value) in variables {
+                endpoint.form.push(("variables[][key]".into(), (*name).to_owned()));
+                endpoint.form.push(("variables[][value]".into(), (*value).to_owned()));
+            }
+        }
+        let made = self.ask(&endpoint, &format!("start a pipeline of {project}")).await?;
+        Ok(text(&made, "/web_url"))
+    }
+
+    /// The job that holds a resource group now; `None` when nobody does, or when this GitLab (before 18.6) cannot say.
+    pub async fn holder_of(&self, resource_group: &str) -> Result<Option<u64>> {
+        if !self.has_access_token() {
+            return Ok(None);
+        }
+        let path = self.at(&format!("resource_groups/{}/current_job", super::github::encode(resource_group)));
+        let found = self.find(&Plain::get(path), "read the resource group").await?;
+        Ok(found.and_then(|job| job.pointer("/id").and_then(Value::as_u64)))
+    }
+}

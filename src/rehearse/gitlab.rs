@@ -1,0 +1,422 @@
+//! The pretend GitLab: one project with merge requests, notes, deployments and environments. Its git is the one of `github`.
+//!
+//! It tells the job's token from an access token, and takes a line that begins with a slash for a quick action, as GitLab does.
+
+use super::github;
+use super::sandbox::{Asked, Shared, World, json_answer};
+use axum::response::Response;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const TIME: &str = "2026-01-01T00:00:00.000Z";
+/// The project's number.
+pub const PROJECT: u64 = 7;
+/// The token of the job.
+pub const JOB_TOKEN: &str = "sandbox-job-token";
+/// An access token with the scope `api`.
+pub const ACCESS_TOKEN: &str = "sandbox-access-token";
+
+/// The state of one project.
+#[derive(Clone, Debug, Default)]
+pub struct Project {
+    /// Merge requests by number.
+    pub merge_requests: BTreeMap<u64, MergeRequest>,
+    /// Notes, oldest first.
+    pub notes: Vec<Note>,
+    /// Deployments, oldest first.
+    pub deployments: Vec<Deployment>,
+    /// Environments: name and whether it is stopped.
+    pub environments: Vec<(String, bool)>,
+    /// Commit statuses: the commit and what was sent.
+    pub statuses: Vec<(String, BTreeMap<String, String>)>,
+    /// The job that holds each resource group.
+    pub resource_groups: BTreeMap<String, u64>,
+    /// Jobs and their statuses.
+    pub jobs: BTreeMap<u64, String>,
+    /// Tags with a release.
+    pub releases: Vec<String>,
+    /// Pipelines that were started: the project and what was sent.
+    pub pipelines: Vec<(String, BTreeMap<String, String>)>,
+    /// Commands that were found in notes: each of them would have been carried out.
+    pub quick_actions: Vec<String>,
+    /// Whether a new note is confirmed and forgotten.
+    pub forgets_notes: bool,
+    /// Whether a new deployment is confirmed and forgotten.
+    pub forgets_deployments: bool,
+    next_id: u64,
+}
+
+/// A merge request.
+#[derive(Clone, Debug)]
+pub struct MergeRequest {
+    /// opened, merged or closed.
+    pub state: String,
+    /// Its head.
+    pub sha: String,
+    /// The merge commit.
+    pub merge_commit: Option<String>,
+    /// The project it comes from.
+    pub source_project: u64,
+}
+
+/// A note.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// Its id.
+    pub id: u64,
+    /// The merge request.
+    pub merge_request: u64,
+    /// Who wrote it.
+    pub author: String,
+    /// Whether GitLab wrote it.
+    pub system: bool,
+    /// Markdown.
+    pub body: String,
+}
+
+/// A deployment.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// Its id.
+    pub id: u64,
+    /// The environment.
+    pub environment: String,
+    /// The commit.
+    pub sha: String,
+    /// The branch or tag.
+    pub reference: String,
+    /// running, success, failed or canceled.
+    pub status: String,
+    /// The job that it belongs to, unless it was made through the API.
+    pub job: Option<u64>,
+}
+
+impl Project {
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// What GitLab does when a job with `environment:` starts.
+    pub fn start_job(&mut self, job: u64, environment: &str, sha: &str) {
+        self.jobs.insert(job, "running".into());
+        let id = self.id();
+        let (environment, sha) = (environment.to_owned(), sha.to_owned());
+        self.make_environment(&environment);
+        self.deployments.push(Deployment { id, environment, sha, reference: "main".into(), status: "running".into(), job: Some(job) });
+    }
+
+    /// What GitLab does when it ends.
+    pub fn end_job(&mut self, job: u64, status: &str) {
+        self.jobs.insert(job, status.to_owned());
+        for deployment in self.deployments.iter_mut().filter(|deployment| deployment.job == Some(job)) {
+            deployment.status = status.to_owned();
+        }
+    }
+
+    fn make_environment(&mut self, name: &str) {
+        match self.environments.iter_mut().find(|(known, _)| known == name) {
+            Some((_, stopped)) => *stopped = false,
+            None => self.environments.push((name.to_owned(), false)),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Job,
+    Access,
+}
+
+/// Answers a request below /gitlab.
+pub fn answer(shared: &Shared, asked: &Asked) -> Response {
+    let mut world = shared.world();
+    let path = asked.path.strip_prefix("/gitlab/api/v4").unwrap_or_default();
+    let caller = match (asked.header("private-token"), asked.header("job-token")) {
+        (ACCESS_TOKEN, _) => Caller::Access,
+        (_, JOB_TOKEN) => Caller::Job,
+        _other => return refused(401, "401 Unauthorized"),
+    };
+    // Slashes inside a name are encoded, so the path is cut before it is decoded.
+    let parts: Vec<String> = path.trim_start_matches('/').split('/').map(github::percent_decode).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    if caller == Caller::Job && !job_may(&asked.method, &parts) {
+        return refused(401, "401 Unauthorized");
+    }
+    if parts.as_slice() == ["user"] {
+        return json_answer(200, &user("project_7_bot"));
+    }
+    let Some(["projects", id, rest @ ..]) = parts.get(..) else { return refused(404, "404 Not Found") };
+    if rest == ["trigger", "pipeline"] || (rest == ["pipeline"] && asked.method == "POST") {
+        return trigger(&mut world.gitlab, asked, id);
+    }
+    if *id != PROJECT.to_string() && *id != world.github.repository {
+        return refused(404, "404 Project Not Found");
+    }
+    in_project(&mut world, asked, rest)
+}
+
+/// <https://docs.gitlab.com/ci/jobs/ci_job_token/#job-token-access>
+fn job_may(method: &str, parts: &[&str]) -> bool {
+    match parts {
+        ["projects", _, "deployments" | "environments" | "releases", ..] => true,
+        ["projects", _, "repository", "tags" | "branches" | "commits", ..] => method == "GET",
+        ["projects", _, "merge_requests", ..] => method == "GET",
+        ["projects", _, "trigger", "pipeline"] => method == "POST",
+        _other => false,
+    }
+}
+
+fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
+    let World { gitlab, github, .. } = world;
+    match (asked.method.as_str(), rest) {
+        ("GET", []) => {
+            json_answer(200, &json!({"id": PROJECT, "path_with_namespace": github.repository, "default_branch": github.default_branch}))
+        }
+        ("GET", ["repository", "tags", name]) => commit_of(github.commit(&format!("tags/{name}")), name),
+        ("GET", ["repository", "branches", name]) => commit_of(github.commit(&format!("heads/{name}")), name),
+        ("GET", ["repository", "commits", sha]) => match github.commit(sha) {
+            Some(sha) => json_answer(200, &commit(&sha)),
+            None => refused(404, "404 Commit Not Found"),
+        },
+        ("GET", ["repository", "commits", sha, "merge_requests"]) => {
+            let of = |merge: &&MergeRequest| merge.merge_commit.as_deref() == Some(*sha) || merge.sha == *sha;
+            let found = gitlab.merge_requests.iter().filter(|(_, merge)| of(merge));
+            json_answer(200, &found.map(|(number, merge)| merge_request(github, *number, merge)).collect())
+        }
+        ("GET", ["repository", "merge_base"]) => {
+            let refs: Vec<String> = asked.parameters("refs[]");
+            match merge_base(github, &refs) {
+                Some(sha) => json_answer(200, &commit(&sha)),
+                None => refused(404, "404 Merge Base Not Found"),
+            }
+        }
+        ("GET", ["merge_requests", number]) => {
+            let number = number.parse().unwrap_or(0);
+            match gitlab.merge_requests.get(&number) {
+                Some(merge) => json_answer(200, &merge_request(github, number, merge)),
+                None => refused(404, "404 Not found"),
+            }
+        }
+        (method, ["merge_requests", number, "notes", rest @ ..]) => notes(gitlab, asked, method, (number.parse().unwrap_or(0), rest)),
+        (method, ["deployments", rest @ ..]) => deployments(gitlab, asked, method, rest),
+        (method, ["environments", rest @ ..]) => environments(gitlab, asked, method, rest),
+        ("POST", ["statuses", sha]) => {
+            gitlab.statuses.push(((*sha).to_owned(), asked.form()));
+            let sent = asked.form();
+            let text = |name: &str| sent.get(name).cloned();
+            let status = text("state").unwrap_or_default();
+            json_answer(
+                201,
+                &json!({"id": gitlab.id(), "sha": sha, "status": status, "name": text("name"), "author": user("project_7_bot"),
+                "created_at": TIME, "allow_failure": false, "target_url": text("target_url"), "description": text("description")}),
+            )
+        }
+        ("GET", ["releases", tag]) => match gitlab.releases.iter().any(|known| known == tag) {
+            true => json_answer(200, &json!({"tag_name": tag, "upcoming_release": false})),
+            false => refused(404, "404 Not Found"),
+        },
+        ("GET", ["jobs", id]) => match id.parse().ok().and_then(|id: u64| Some((id, gitlab.jobs.get(&id)?))) {
+            Some((id, status)) => json_answer(200, &json!({"id": id, "status": status})),
+            None => refused(404, "404 Not found"),
+        },
+        ("GET", ["resource_groups", key, "current_job"]) => match gitlab.resource_groups.get(*key) {
+            Some(job) => json_answer(200, &json!({"id": job, "status": "running"})),
+            None => refused(404, "404 Not Found"),
+        },
+        _other => refused(404, "404 Not Found"),
+    }
+}
+
+fn refused(status: u16, message: &str) -> Response {
+    json_answer(status, &json!({"message": message}))
+}
+
+fn user(name: &str) -> Value {
+    json!({"id": 1, "username": name, "name": name, "state": "active", "web_url": format!("https://gitlab.com/{name}")})
+}
+
+fn commit(sha: &str) -> Value {
+    json!({"id": sha, "short_id": sha.get(..8), "title": "a commit"})
+}
+
+fn commit_of(sha: Option<String>, name: &str) -> Response {
+    match sha {
+        Some(sha) => json_answer(200, &json!({"name": name, "commit": commit(&sha)})),
+        None => refused(404, "404 Not Found"),
+    }
+}
+
+/// The newest commit that all of them contain; commits beside the default branch share its first one.
+fn merge_base(github: &github::Forge, refs: &[String]) -> Option<String> {
+    let mut newest = usize::MAX;
+    for name in refs {
+        let sha = github.commit(name)?;
+        newest = newest.min(github.history.iter().position(|known| *known == sha).unwrap_or(0));
+    }
+    github.history.get(newest).cloned()
+}
+
+fn merge_request(github: &github::Forge, number: u64, merge: &MergeRequest) -> Value {
+    json!({
+        "id": 1000 + number, "iid": number, "project_id": PROJECT, "title": "A change", "state": merge.state, "sha": merge.sha,
+        "source_branch": "change", "target_branch": github.default_branch, "source_project_id": merge.source_project,
+        "target_project_id": PROJECT, "merge_commit_sha": merge.merge_commit, "draft": false, "labels": [], "author": user("ada"),
+        "created_at": TIME, "updated_at": TIME, "web_url": format!("https://gitlab.com/{}/-/merge_requests/{number}", github.repository),
+    })
+}
+
+fn note_answer(note: &Note) -> Value {
+    json!({"id": note.id, "body": note.body, "system": note.system, "author": user(&note.author), "created_at": TIME, "updated_at": TIME,
+        "noteable_id": note.merge_request, "noteable_type": "MergeRequest", "noteable_iid": note.merge_request, "resolvable": false})
+}
+
+fn notes(gitlab: &mut Project, asked: &Asked, method: &str, (merge_request, rest): (u64, &[&str])) -> Response {
+    let body = asked.form().remove("body").unwrap_or_default();
+    if matches!(method, "POST" | "PUT") {
+        gitlab.quick_actions.extend(body.lines().filter(|line| line.starts_with('/')).map(str::to_owned));
+        if body.chars().count() > 1_000_000 {
+            return refused(400, "400 Bad request - Note {:note=>[\"is too long\"]}");
+        }
+    }
+    let id: u64 = rest.first().and_then(|id| id.parse().ok()).unwrap_or(0);
+    match (method, rest) {
+        ("GET", []) => {
+            let mut all: Vec<&Note> = gitlab.notes.iter().filter(|note| note.merge_request == merge_request).collect();
+            if asked.parameter("sort").as_deref() != Some("asc") {
+                all.reverse();
+            }
+            page(asked, all.into_iter().map(note_answer).collect())
+        }
+        ("POST", []) => {
+            let note = Note { id: gitlab.id(), merge_request, author: "project_7_bot".into(), system: false, body };
+            let answer = note_answer(&note);
+            if !gitlab.forgets_notes {
+                gitlab.notes.push(note);
+            }
+            json_answer(201, &answer)
+        }
+        ("PUT", [_]) => match gitlab.notes.iter_mut().find(|note| note.id == id) {
+            Some(note) if note.author != "project_7_bot" => refused(403, "403 Forbidden"),
+            Some(note) => {
+                note.body = body;
+                json_answer(200, &note_answer(note))
+            }
+            None => refused(404, "404 Not found"),
+        },
+        ("DELETE", [_]) => {
+            gitlab.notes.retain(|note| note.id != id);
+            json_answer(204, &Value::Null)
+        }
+        _other => refused(404, "404 Not Found"),
+    }
+}
+
+/// A page by its number, with the headers that say whether there are more.
+fn page(asked: &Asked, all: Vec<Value>) -> Response {
+    let number = |name: &str, otherwise: usize| asked.parameter(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+    let (page, size) = (number("page", 1).max(1), number("per_page", 20).clamp(1, 100));
+    let total = all.len();
+    let shown: Vec<Value> = all.into_iter().skip((page - 1) * size).take(size).collect();
+    let next = if page * size < total { (page + 1).to_string() } else { String::new() };
+    let mut response = json_answer(200, &Value::Array(shown));
+    for (name, value) in
+        [("x-next-page", next), ("x-page", page.to_string()), ("x-per-page", size.to_string()), ("x-total", total.to_string())]
+    {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+fn deployment_answer(gitlab: &Project, deployment: &Deployment) -> Value {
+    let environment = gitlab.environments.iter().position(|(name, _)| *name == deployment.environment).unwrap_or(0) + 1;
+    let job = deployment
+        .job
+        .map(|job| json!({"id": job, "status": deployment.status, "web_url": format!("https://gitlab.com/acme/demo/-/jobs/{job}")}));
+    json!({
+        "id": deployment.id, "iid": deployment.id, "ref": deployment.reference, "sha": deployment.sha, "status": deployment.status,
+        "created_at": TIME, "updated_at": TIME, "user": user("ada"), "deployable": job,
+        "environment": {"id": environment, "name": deployment.environment, "slug": "place", "external_url": null, "created_at": TIME, "updated_at": TIME},
+    })
+}
+
+fn deployments(gitlab: &mut Project, asked: &Asked, method: &str, rest: &[&str]) -> Response {
+    let form = asked.form();
+    let text = |name: &str| form.get(name).cloned().unwrap_or_default();
+    match (method, rest) {
+        ("GET", []) => {
+            let (place, status) = (asked.parameter("environment"), asked.parameter("status"));
+            let fits = |deployment: &&Deployment| {
+                place.as_ref().is_none_or(|place| *place == deployment.environment)
+                    && status.as_ref().is_none_or(|status| *status == deployment.status)
+            };
+            let newest_first = gitlab.deployments.iter().rev().filter(fits);
+            page(asked, newest_first.map(|deployment| deployment_answer(gitlab, deployment)).collect())
+        }
+        ("POST", []) if ["environment", "sha", "ref", "tag", "status"].iter().any(|name| text(name).is_empty()) => {
+            refused(400, "400 Bad request: environment, sha, ref, tag and status are required")
+        }
+        ("POST", []) => {
+            let (environment, reference) = (text("environment"), text("ref"));
+            gitlab.make_environment(&environment);
+            let deployment = Deployment { id: gitlab.id(), environment, sha: text("sha"), reference, status: text("status"), job: None };
+            let answer = deployment_answer(gitlab, &deployment);
+            if !gitlab.forgets_deployments {
+                gitlab.deployments.push(deployment);
+            }
+            json_answer(201, &answer)
+        }
+        ("PUT", [id]) => {
+            let id: u64 = id.parse().unwrap_or(0);
+            match gitlab.deployments.iter_mut().find(|deployment| deployment.id == id) {
+                Some(deployment) if deployment.job.is_some() => return refused(403, "403 Forbidden"),
+                Some(deployment) => deployment.status = text("status"),
+                None => return refused(404, "404 Not found"),
+            }
+            let found = gitlab.deployments.iter().find(|deployment| deployment.id == id);
+            json_answer(200, &found.map(|deployment| deployment_answer(gitlab, deployment)).unwrap_or_default())
+        }
+        _other => refused(404, "404 Not Found"),
+    }
+}
+
+fn environments(gitlab: &mut Project, asked: &Asked, method: &str, rest: &[&str]) -> Response {
+    let answer = |(index, (name, stopped)): (usize, &(String, bool))| {
+        let state = if *stopped { "stopped" } else { "available" };
+        json!({"id": index + 1, "name": name, "slug": "place", "external_url": null, "state": state, "created_at": TIME, "updated_at": TIME})
+    };
+    match (method, rest) {
+        ("GET", []) => {
+            let (name, states) = (asked.parameter("name"), asked.parameter("states"));
+            let all = gitlab.environments.iter().enumerate().filter(|(_, (known, _))| name.as_ref().is_none_or(|name| name == known));
+            let all = all.map(answer).filter(|found| states.as_deref().is_none_or(|state| found.pointer("/state") == Some(&json!(state))));
+            page(asked, all.collect())
+        }
+        ("POST", [id, "stop"]) => {
+            let index = id.parse::<usize>().unwrap_or(0).wrapping_sub(1);
+            match gitlab.environments.get_mut(index) {
+                Some((_, stopped)) => *stopped = true,
+                None => return refused(404, "404 Not found"),
+            }
+            json_answer(200, &gitlab.environments.get(index).map(|found| answer((index, found))).unwrap_or_default())
+        }
+        _other => refused(404, "404 Not Found"),
+    }
+}
+
+fn trigger(gitlab: &mut Project, asked: &Asked, project: &str) -> Response {
+    let form = asked.form();
+    if form.get("ref").is_none_or(String::is_empty) {
+        return refused(400, "400 Bad request: ref is missing");
+    }
+    let by_token = form.get("token").is_some_and(|token| token == JOB_TOKEN);
+    if asked.path.ends_with("/trigger/pipeline") && !by_token {
+        return refused(404, "404 Not Found");
+    }
+    gitlab.pipelines.push((project.to_owned(), form));
+    let id = gitlab.id();
+    json_answer(201, &json!({"id": id, "status": "created", "web_url": format!("https://gitlab.com/{project}/-/pipelines/{id}")}))
+}
