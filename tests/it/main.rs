@@ -24,4 +24,5 @@ mod pull_request;
 mod rehearse;
 mod release;
 mod state;
+mod tls;
 mod world;
