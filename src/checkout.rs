@@ -108,17 +108,19 @@ impl Checkout {
 
     /// owner/name (or group/subgroup/name), when the remote is on this host.
     pub fn forge_repository(&self, wanted: &str) -> Option<String> {
+        let (host, path) = self.remote()?;
+        (Some(host.as_str()) == wanted.split(':').next() && path.contains('/')).then_some(path)
+    }
+
+    /// Host and path of the remote.
+    pub fn remote(&self) -> Option<(String, String)> {
         let url = self.git(&["remote", "get-url", "origin"])?;
         let (host, path) = match url.split_once("://") {
             Some((_, rest)) => rest.split_once('/')?,
             None => url.split_once(':')?,
         };
         let host = host.rsplit('@').next()?.split(':').next()?;
-        if host != wanted.split(':').next()? {
-            return None;
-        }
-        let path = path.trim_matches('/').trim_end_matches(".git");
-        path.contains('/').then(|| path.to_owned())
+        Some((host.to_owned(), path.trim_matches('/').trim_end_matches(".git").to_owned()))
     }
 
     /// Git with the ownership check answered for this call only: in a container the workspace belongs to another user.

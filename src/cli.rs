@@ -42,6 +42,8 @@ pub enum Command {
     Explain(About),
     /// Check tidegate.yml, offline
     Check(File),
+    /// Write tidegate.yml and CI files from a preset
+    Init(commands::init::Args),
     /// Wait until SQS queues are quiet
     Drain(commands::drain::Args),
     /// What runs where, who put it there, and what has happened since
@@ -130,6 +132,9 @@ pub struct Rehearse {
     /// The configuration (default: tidegate.yml here or in a folder above)
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
+    /// The CI system to rehearse as (default: GitLab where there is a .gitlab-ci.yml and no workflow, else GitHub)
+    #[arg(long, value_enum, global = true)]
+    pub ci: Option<commands::init::Host>,
     /// The event
     #[command(subcommand)]
     pub rehearsal: Rehearsal,

@@ -86,6 +86,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Deploy(_)
         | Command::Plan(_)
         | Command::Drain(_)
+        | Command::Init(_)
         | Command::Status(_)
         | Command::Lock(_)
         | Command::Rehearse(_) => {
@@ -120,10 +121,11 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             }
         }
         Command::Drain(args) => commands::drain::run(&world, args).await.map(|()| 0),
+        Command::Init(args) => commands::init::run(&world, args).await.and_then(print_some),
         Command::Status(args) => commands::status::run(&world, args).await.and_then(print_some),
         Command::Lock(lock) => commands::lock::run(&world, lock).await.and_then(print_some),
         Command::Rehearse(args) => {
-            let report = rehearse::rehearse(&world, args.config.as_deref(), &args.rehearsal).await?;
+            let report = rehearse::rehearse(&world, args.config.as_deref(), args.ci, &args.rehearsal).await?;
             Ok(finish(&world, &report))
         }
         Command::Check(_) | Command::Schema | Command::Completions { .. } | Command::Explain(_) => Ok(0), // done without a runtime

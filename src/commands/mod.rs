@@ -3,6 +3,7 @@
 pub mod check;
 pub mod drain;
 pub mod explain;
+pub mod init;
 pub mod lock;
 pub mod place;
 pub mod plan;

@@ -91,11 +91,15 @@ impl GitHub {
             Error::new(Reason::InputInvalid, format!("the GitHub API at {url} cannot be used: {}", chain(&error)))
                 .hint("GITHUB_API_URL is set by the runner; on a laptop leave it unset for github.com")
         };
+        let token = token.expose().trim();
+        if http::HeaderValue::from_str(token).is_err() {
+            return Err(Error::new(Reason::AuthMissing, "the GitHub token has characters that no token has")
+                .hint("it was probably pasted with a line break: set the secret again"));
+        }
         // octocrab's own connection knows no proxies, and no certificates but the system's: it gets ours.
-        let client = octocrab::Octocrab::builder()
-            .base_uri(url)
-            .map_err(broken)?
-            .personal_token(token.expose().to_owned())
+        let builder = octocrab::Octocrab::builder().base_uri(url).map_err(broken)?;
+        let builder = if token.is_empty() { builder } else { builder.personal_token(token.to_owned()) };
+        let client = builder
             .add_retry_config(RetryConfig::None)
             .add_header(http::header::ACCEPT, "application/vnd.github+json".to_owned())
             .build_with_reqwest(http_client(vars)?)
@@ -231,6 +235,18 @@ impl GitHub {
             404 | 422 => Ok(None),
             401 | 403 => Err(Self::refused(&answer)),
             _other => Err(Error::new(Reason::ForgeFailed, format!("GitHub cannot say which commit {name} is: {}", answer.message()))),
+        }
+    }
+
+    /// The commit of a ref of a public repository, asked once and without much patience; an error is why it is not known.
+    pub async fn look_up(&self, name: &str) -> std::result::Result<Option<String>, String> {
+        let route = format!("/repos/{}/commits/{}", self.repository, encode(name));
+        let answer = tokio::time::timeout(Duration::from_secs(15), self.once(&Method::GET, &route, None)).await;
+        let answer = answer.map_err(|_elapsed| "GitHub did not answer within 15s".to_owned())??;
+        match answer.status {
+            200 => Ok(answer.text("/sha")),
+            404 | 422 => Ok(None),
+            _other => Err(format!("GitHub answers {}", answer.message())),
         }
     }
 

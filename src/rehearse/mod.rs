@@ -1,5 +1,6 @@
 //! `tidegate rehearse`: the real code, from event to comment, against a pretend outside in this process.
 
+use crate::commands::init::Host;
 use crate::config::{self, Config, Loaded, Target};
 use crate::context::Request;
 use crate::delivery::{self, Asked};
@@ -23,6 +24,7 @@ pub mod engine;
 pub mod github;
 pub mod github_git;
 pub mod gitlab;
+mod gitlab_job;
 pub mod kubernetes;
 pub mod registry;
 pub mod sandbox;
@@ -58,12 +60,15 @@ pub enum Rehearsal {
 }
 
 /// Rehearses; ends with the comment as the pull request would show it.
-pub async fn rehearse(world: &World, file: Option<&Path>, rehearsal: &Rehearsal) -> Result<Report> {
+pub async fn rehearse(world: &World, file: Option<&Path>, ci: Option<Host>, rehearsal: &Rehearsal) -> Result<Report> {
     let loaded = config::load(file)?;
-    let stage = Stage::new(world, &loaded).await?;
+    let on_gitlab = loaded.folder.join(".gitlab-ci.yml").exists() && !loaded.folder.join(".github/workflows").exists();
+    let host = ci.unwrap_or(if on_gitlab { Host::GitLab } else { Host::GitHub });
+    let stage = Stage::new(world, &loaded, host).await?;
     let console = world.console.plain();
+    let place = if host == Host::GitLab { " as a GitLab job" } else { "" };
     console.bold(&format!(
-        "rehearsing {} of {} in a sandbox: nothing outside is touched, and waiting runs {SPEED} times as fast",
+        "rehearsing {} of {} in a sandbox{place}: nothing outside is touched, and waiting runs {SPEED} times as fast",
         name(rehearsal),
         loaded.config.project
     ));
@@ -74,7 +79,10 @@ pub async fn rehearse(world: &World, file: Option<&Path>, rehearsal: &Rehearsal)
         // The commit was merged before, out of sight: a release then finds the image that the merge built.
         let silent = Console::to(Style::Plain, false, Arc::new(Mutex::new(std::io::sink())));
         stage.play(&loaded, &Rehearsal::Merge, silent).await.ok();
-        stage.sandbox.with(|outside| outside.github.comments.clear());
+        stage.sandbox.with(|outside| {
+            outside.github.comments.clear();
+            outside.gitlab.notes.clear();
+        });
     }
     let (report, pull_request) = stage.play(&loaded, rehearsal, console.clone()).await?;
     stage.show_comment(&console, pull_request);
@@ -99,10 +107,11 @@ struct Stage<'a> {
     sha: String,
     repository: String,
     has_engine: bool,
+    host: Host,
 }
 
 impl<'a> Stage<'a> {
-    async fn new(world: &'a World, loaded: &Loaded) -> Result<Self> {
+    async fn new(world: &'a World, loaded: &Loaded, host: Host) -> Result<Self> {
         let failed = |error: std::io::Error| Error::new(Reason::Internal, format!("the sandbox cannot be set up: {error}"));
         let head = crate::checkout::Checkout::at(&loaded.folder).head();
         let sha = head.unwrap_or_else(|| pretend_sha(&loaded.config.project));
@@ -118,7 +127,7 @@ impl<'a> Stage<'a> {
         let folder = tempfile::tempdir().map_err(failed)?;
         std::fs::write(folder.path().join("kubeconfig"), sandbox.kubeconfig(&contexts(&loaded.config))).map_err(failed)?;
         let has_engine = crate::steps::engine::is_at_hand(&world.vars).await;
-        Ok(Self { world, sandbox, folder, sha, repository, has_engine })
+        Ok(Self { world, sandbox, folder, sha, repository, has_engine, host })
     }
 
     /// One run of the real code.
@@ -127,6 +136,7 @@ impl<'a> Stage<'a> {
         let path = self.folder.path().join("event.json");
         std::fs::write(&path, payload.to_string()).map_err(|error| Error::new(Reason::Internal, format!("no event file: {error}")))?;
         let vars = self.vars(&loaded.config, event, &path);
+        let vars = if self.host == Host::GitLab { gitlab_job::of(&self.sandbox, &self.repository, &self.sha, rehearsal, vars) } else { vars };
         let world = World { vars, console, clock: Clock::fast(SPEED), rehearsal: true, ..self.world.clone() };
         let config = Some(PathBuf::from(&loaded.file));
         let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default(), lock_timeout: DEFAULT_TIMEOUT };
@@ -220,13 +230,17 @@ impl<'a> Stage<'a> {
     }
 
     fn show_comment(&self, console: &Console, pull_request: Option<u64>) {
-        let body = self.sandbox.with(|outside| {
-            let mut all = outside.github.comments.iter().filter(|comment| Some(comment.pr) == pull_request);
-            all.next_back().map(|comment| comment.body.clone())
+        let body = self.sandbox.with(|outside| match self.host {
+            Host::GitHub => outside.github.comments.iter().rfind(|comment| Some(comment.pr) == pull_request).map(|comment| comment.body.clone()),
+            Host::GitLab => outside.gitlab.notes.iter().rfind(|note| Some(note.merge_request) == pull_request).map(|note| note.body.clone()),
         });
         let Some(body) = body else { return };
         console.line("");
-        console.bold(&format!("the comment on pull request #{}:", pull_request.unwrap_or_default()));
+        let number = pull_request.unwrap_or_default();
+        console.bold(&match self.host {
+            Host::GitHub => format!("the comment on pull request #{number}:"),
+            Host::GitLab => format!("the note on merge request !{number}:"),
+        });
         let shown = body.lines().filter(|line| !line.starts_with("<!--"));
         shown.for_each(|line| console.line(&format!("  {line}")));
     }

@@ -44,7 +44,7 @@ pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<
     if vars.is_true("GITLAB_CI") && !world.rehearsal {
         let path = vars.get("TIDEGATE_DOTENV").unwrap_or("tidegate.env");
         let (text, left_out) = dotenv(&outputs(report, report_file), world.console.redactor());
-        if let Err(error) = std::fs::write(path, text) {
+        if let Err(error) = write_for_owner(Path::new(path), &text) {
             warnings.push(format!("the outputs cannot be written to {path}: {error}"));
         }
         if !left_out.is_empty() && report_file.is_none() {
@@ -69,8 +69,20 @@ pub fn report_json(report: &Report, world: &World) -> String {
 
 /// Writes `--report FILE`. The file was asked for by name, so this failure counts.
 pub fn write_report(report: &Report, path: &Path, world: &World) -> Result<()> {
-    std::fs::write(path, report_json(report, world))
+    write_for_owner(path, &report_json(report, world))
         .map_err(|error| Error::new(Reason::InputInvalid, format!("the report cannot be written to {}: {error}", path.display())))
+}
+
+/// Writes a file that belongs to the owner of its folder: in a container we are root, and the runner has to clean up.
+fn write_for_owner(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    std::fs::write(path, text)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (folder, file) = (std::fs::metadata(folder)?, std::fs::metadata(path)?);
+    if file.uid() != folder.uid() {
+        let _not_root = chown(path, Some(folder.uid()), Some(folder.gid()));
+    }
+    Ok(())
 }
 
 fn append(path: &str, text: &str) -> std::io::Result<()> {

@@ -10,10 +10,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, pki_types::PrivateKeyDer};
 
 /// A name that no resolver knows.
-const NAME: &str = "forge.tidegate.invalid";
+pub const NAME: &str = "forge.tidegate.invalid";
 
 /// The sandbox behind TLS, with a certificate of a private authority. Its port, and the authority in PEM.
-fn tls_in_front_of(world: &World) -> (u16, String) {
+pub fn tls_in_front_of(world: &World) -> (u16, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

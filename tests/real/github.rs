@@ -1,47 +1,8 @@
 //! GitHub's own description, as a proxy between us and the sandbox: it checks our requests and the sandbox's answers.
 
-use crate::parts::part;
+use crate::prism::Prism;
 use crate::world::World;
 use serde_json::json;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
-pub struct Prism {
-    child: Child,
-    log: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
-}
-
-impl Prism {
-    /// Starts on a free port in front of the sandbox, and waits until it listens.
-    pub fn before(world: &mut World) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let description = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/github.openapi.json");
-        let mut child = Command::new(part("TIDEGATE_REAL_PRISM"))
-            .args(["proxy", "--errors", "--host", "127.0.0.1", "--port", &port.to_string(), description, &world.sandbox.url("github")])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("is listening")), "Prism did not start");
-        let kept = log.clone();
-        std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
-        world.var("GITHUB_API_URL", format!("http://127.0.0.1:{port}"));
-        Self { child, log }
-    }
-
-    fn said(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Prism {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
 
 fn passes(world: &World, prism: &Prism, args: &[&str], reason: &str) {
     let ran = world.run(args);

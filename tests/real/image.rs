@@ -17,7 +17,7 @@ CMD ["cat", "/mode"]
 "#;
 
 /// A world whose images are real; the cluster and the forge are the sandbox's.
-fn world(repository: &str, mutability: &str) -> World {
+pub fn world(repository: &str, mutability: &str) -> World {
     let mut world = World::new();
     let host = part("TIDEGATE_REAL_ECR");
     world.runtime().block_on(async {
@@ -48,7 +48,7 @@ fn front_log(repository: &str, seen: usize) -> Vec<String> {
 }
 
 /// What another client reads back.
-fn skopeo(repository: &str, tag: &str) -> (String, serde_json::Value) {
+pub fn skopeo(repository: &str, tag: &str) -> (String, serde_json::Value) {
     let reference = format!("docker://{}/{repository}:{tag}", part("TIDEGATE_REAL_ECR"));
     let login = program(&[
         &part("TIDEGATE_REAL_PYTHON"),

@@ -5,11 +5,16 @@
 
 #[path = "../it/never_twice.rs"]
 mod never_twice;
+#[path = "../it/tls.rs"]
+mod tls;
 #[path = "../it/world.rs"]
 mod world;
 
+mod container;
 mod github;
+mod gitlab;
 mod image;
 mod parts;
+mod prism;
 mod queues;
 mod state;
