@@ -75,6 +75,11 @@ impl Checkout {
         self.git(&["show", "--no-patch", "--format=%ct", sha])?.lines().last()?.parse().ok()
     }
 
+    /// Whether the clone lacks a part of the history.
+    pub fn is_shallow(&self) -> bool {
+        self.git(&["rev-parse", "--is-shallow-repository"]).is_some_and(|answer| answer == "true")
+    }
+
     /// Whether files were changed and not committed.
     pub fn is_dirty(&self) -> bool {
         self.git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty())

@@ -4,6 +4,7 @@ use crate::commands;
 use crate::config::Span;
 use crate::context::Request;
 use crate::delivery::{Asked, parse_set};
+use crate::doctor;
 use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
 use crate::inputs::Inputs;
@@ -44,6 +45,8 @@ pub enum Command {
     Check(File),
     /// Write tidegate.yml and CI files from a preset
     Init(commands::init::Args),
+    /// Try everything that a run will need; changes nothing
+    Doctor(doctor::Args),
     /// Wait until SQS queues are quiet
     Drain(commands::drain::Args),
     /// What runs where, who put it there, and what has happened since

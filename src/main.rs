@@ -15,7 +15,7 @@ use tidegate::tools::console::Console;
 use tidegate::tools::wait::{Cancel, Clock};
 use tidegate::vars::Vars;
 use tidegate::world::World;
-use tidegate::{context::Request, rehearse, run};
+use tidegate::{context::Request, doctor, rehearse, run};
 
 /// 128 + the signal that cancelled the run.
 static SIGNAL_CODE: AtomicU8 = AtomicU8::new(0);
@@ -87,6 +87,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Plan(_)
         | Command::Drain(_)
         | Command::Init(_)
+        | Command::Doctor(_)
         | Command::Status(_)
         | Command::Lock(_)
         | Command::Rehearse(_) => {
@@ -121,6 +122,11 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             }
         }
         Command::Drain(args) => commands::drain::run(&world, args).await.map(|()| 0),
+        Command::Doctor(args) => {
+            let (text, code) = doctor::run(&world, args).await?;
+            print_some(text)?;
+            Ok(code)
+        }
         Command::Init(args) => commands::init::run(&world, args).await.and_then(print_some),
         Command::Status(args) => commands::status::run(&world, args).await.and_then(print_some),
         Command::Lock(lock) => commands::lock::run(&world, lock).await.and_then(print_some),

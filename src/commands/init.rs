@@ -111,7 +111,9 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     if facts.host == Host::GitHub {
         world.console.line("the AWS role has to trust this repository: `tidegate doctor` in a job shows the line for its trust policy");
     } else {
-        world.console.line("comments on merge requests need a project access token (scope api, role Developer) as the masked variable GITLAB_TOKEN");
+        world
+            .console
+            .line("comments on merge requests need a project access token (scope api, role Developer) as the masked variable GITLAB_TOKEN");
     }
     Ok((args.format == Format::Json).then(|| format!("{:#}\n", json!({"schema": 1, "files": written}))))
 }
@@ -133,7 +135,9 @@ fn facts(world: &World, args: &Args, asker: &Asker) -> Result<Facts> {
     }
     let account = asker.ask(&args.account, "AWS account of the registry", "123456789012");
     if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Error::new(Reason::InputInvalid, format!("{account:?} is not an AWS account")).hint("it has 12 digits: --account 123456789012"));
+        return Err(
+            Error::new(Reason::InputInvalid, format!("{account:?} is not an AWS account")).hint("it has 12 digits: --account 123456789012")
+        );
     }
     let region = Inputs::of(&world.vars).text("aws-region").or_else(|| world.vars.get("AWS_REGION")).unwrap_or("us-west-2").to_owned();
     let region = asker.ask(&args.region, "AWS region of the registry", &region);
@@ -192,8 +196,10 @@ fn write(world: &World, args: &Args, asker: &Asker, files: &[(&str, String)]) ->
     let differs = |path: &str, text: &str| std::fs::read_to_string(path).map_or(Path::new(path).exists(), |there| there != text);
     let there: Vec<&str> = files.iter().filter(|(path, text)| differs(path, text)).map(|(path, _)| *path).collect();
     if !there.is_empty() && !args.force && !asker.may(&format!("overwrite {}?", there.join(", "))) {
-        let include = "to add tidegate to a pipeline that is there, copy the `include:` from `tidegate init --ci gitlab` in an empty folder";
-        let hint = if there.contains(&".gitlab-ci.yml") { format!("overwrite with --force; {include}") } else { "overwrite with --force".into() };
+        let include =
+            "to add tidegate to a pipeline that is there, copy the `include:` from `tidegate init --ci gitlab` in an empty folder";
+        let hint =
+            if there.contains(&".gitlab-ci.yml") { format!("overwrite with --force; {include}") } else { "overwrite with --force".into() };
         let sentence = format!("nothing was written: {} is there already, with other content", there.join(", "));
         return Err(Error::new(Reason::InputInvalid, sentence).hint(hint));
     }

@@ -201,7 +201,7 @@ impl GitHub {
     }
 
     /// A success, or what the answer says is wrong.
-    pub(super) fn judge(&self, answer: Answer, method: &Method, path: &str, permission: &str) -> Result<Answer> {
+    pub(crate) fn judge(&self, answer: Answer, method: &Method, path: &str, permission: &str) -> Result<Answer> {
         match answer.status {
             200..=299 => Ok(answer),
             401 => Err(Self::refused(&answer)),

@@ -404,6 +404,19 @@ impl GitLab {
         Ok(status.map(|status| matches!(status.as_str(), "success" | "failed" | "canceled" | "skipped")))
     }
 
+    /// What an access token says of itself: scopes, and when it ends.
+    pub async fn token(&self) -> Result<Value> {
+        self.ask(&Plain::get("personal_access_tokens/self".into()), "ask what the token may do").await
+    }
+
+    /// The level of the token's user in the project: 30 is Developer, 40 Maintainer.
+    pub async fn role(&self) -> Result<Option<u64>> {
+        let project = built(Project::builder().project(&self.project).build())?;
+        let found = self.ask(&project, "read the project").await?;
+        let level = |pointer: &str| found.pointer(pointer).and_then(Value::as_u64);
+        Ok(level("/permissions/project_access/access_level").max(level("/permissions/group_access/access_level")))
+    }
+
     /// The user name that an access token acts as.
     pub async fn viewer(&self) -> Result<Option<String>> {
         Ok(text(&self.ask(&Plain::get("user".into()), "ask whose token this is").await?, "/username"))

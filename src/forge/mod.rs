@@ -153,6 +153,15 @@ impl Forge {
         }
     }
 
+    /// Whether it can say how commits relate.
+    pub fn compares(&self) -> bool {
+        match self {
+            Self::GitHub(_) => true,
+            Self::GitLab(gitlab) => gitlab.has_access_token(),
+            Self::Absent { .. } => false,
+        }
+    }
+
     /// How people write the number of a pull or merge request.
     pub fn pull_request_name(&self, number: u64) -> String {
         match self {

@@ -188,6 +188,11 @@ impl<'a> Drain<'a> {
         }
     }
 
+    /// One look: the queues that are not at zero.
+    pub async fn look(&self) -> Result<Vec<String>> {
+        self.sweep().await.map(|counts| self.named(&counts))
+    }
+
     /// Looks once more right before the switch; when something came in meanwhile, waits again.
     pub async fn recheck(&self) -> Result<Quiet> {
         let why = match self.sweep().await {

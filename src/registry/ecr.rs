@@ -121,6 +121,13 @@ impl Ecr {
         }
     }
 
+    /// Asks for a layer that nobody has: whoever may ask is meant to push.
+    pub async fn can_push(&self) -> Result<()> {
+        let request = self.client.batch_check_layer_availability().registry_id(&self.host.account).repository_name(&self.repository.path);
+        let answer = request.layer_digests(format!("sha256:{}", "0".repeat(64))).send().await;
+        answer.map_err(|error| self.failure("its layers cannot be asked for", "ecr:BatchCheckLayerAvailability", &error)).map(drop)
+    }
+
     /// Every tag of the repository.
     pub async fn tags(&self) -> Result<Vec<String>> {
         let pages = self.client.list_images().registry_id(&self.host.account).repository_name(&self.repository.path);

@@ -50,6 +50,10 @@ fn ecr(world: &mut World, action: &str, body: &Value) -> Response {
     match action {
         "BatchGetImage" => batch_get_image(repository, body, &name),
         "PutImage" => put_image(repository, body, &name, forgets),
+        "BatchCheckLayerAvailability" => {
+            let missing = json!({"layerDigest": body.pointer("/layerDigests/0"), "failureCode": "MissingLayerDigest"});
+            json_answer(200, &json!({"layers": [], "failures": [missing]}))
+        }
         "ListImages" => {
             let ids: Vec<Value> = repository.tags.iter().map(|(tag, digest)| json!({"imageTag": tag, "imageDigest": digest})).collect();
             json_answer(200, &json!({"imageIds": ids}))

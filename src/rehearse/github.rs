@@ -191,6 +191,9 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         },
         (method, ["issues", number, "comments"]) => comments_of(forge, asked, method, number.parse().unwrap_or(0)),
         (method, ["issues", "comments", id]) => comment(forge, asked, method, id.parse().unwrap_or(0)),
+        ("POST", ["deployments"]) if asked.json().get("ref").and_then(Value::as_str).is_some_and(|name| name.chars().all(|c| c == '0')) => {
+            json_answer(422, &json!({"message": "No ref found for: 0000000000000000000000000000000000000000"}))
+        }
         ("POST", ["deployments"]) => {
             let deployment = Deployment { id: forge.id(), request: asked.json(), states: Vec::new(), statuses: Vec::new() };
             let answer = deployment_answer(forge, &deployment);
@@ -229,6 +232,8 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
             let newest_first = deployment.statuses.iter().rev();
             json_answer(200, &newest_first.map(|(status, body)| status_answer(forge, id, *status, body)).collect())
         }
+        ("GET", ["pulls"]) => json_answer(200, &forge.pulls.iter().map(|(sha, number)| pull(forge, sha, *number)).collect()),
+        ("GET", ["actions", "runs"]) => json_answer(200, &json!({"total_count": 0, "workflow_runs": []})),
         ("GET", ["pulls", number]) => {
             let number: u64 = number.parse().unwrap_or(0);
             let state = if forge.closed.contains(&number) { "closed" } else { "open" };
@@ -266,6 +271,9 @@ fn pulls(forge: &Forge, sha: &str) -> Response {
 fn comments_of(forge: &mut Forge, asked: &Asked, method: &str, pr: u64) -> Response {
     if method == "POST" {
         let body = asked.json().get("body").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if body.is_empty() {
+            return json_answer(422, &json!({"message": "Validation Failed"}));
+        }
         if body.chars().count() > 65_536 {
             return json_answer(422, &json!({"message": "Body is too long (maximum is 65536 characters)"}));
         }

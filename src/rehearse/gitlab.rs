@@ -39,6 +39,12 @@ pub struct Project {
     pub pipelines: Vec<(String, BTreeMap<String, String>)>,
     /// Commands that were found in notes: each of them would have been carried out.
     pub quick_actions: Vec<String>,
+    /// The scopes of the access token; `api` when nothing is said.
+    pub scopes: Option<Vec<String>>,
+    /// The day it ends.
+    pub expires: Option<String>,
+    /// The level of its user; Developer when nothing is said.
+    pub level: Option<u64>,
     /// Whether a new note is confirmed and forgotten.
     pub forgets_notes: bool,
     /// Whether a new deployment is confirmed and forgotten.
@@ -144,6 +150,13 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     if caller == Caller::Job && !job_may(&asked.method, &parts) {
         return refused(401, "401 Unauthorized");
     }
+    if parts.as_slice() == ["personal_access_tokens", "self"] {
+        let scopes = world.gitlab.scopes.clone().unwrap_or_else(|| vec!["api".into()]);
+        return json_answer(
+            200,
+            &json!({"id": 1, "name": "tidegate", "scopes": scopes, "active": true, "expires_at": world.gitlab.expires}),
+        );
+    }
     if parts.as_slice() == ["user"] {
         return json_answer(200, &user("project_7_bot"));
     }
@@ -171,9 +184,13 @@ fn job_may(method: &str, parts: &[&str]) -> bool {
 fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
     let World { gitlab, github, .. } = world;
     match (asked.method.as_str(), rest) {
-        ("GET", []) => {
-            json_answer(200, &json!({"id": PROJECT, "path_with_namespace": github.repository, "default_branch": github.default_branch}))
-        }
+        ("GET", []) => json_answer(
+            200,
+            &json!({
+                "id": PROJECT, "path_with_namespace": github.repository, "default_branch": github.default_branch,
+                "permissions": {"project_access": {"access_level": gitlab.level.unwrap_or(30)}, "group_access": null},
+            }),
+        ),
         ("GET", ["repository", "tags", name]) => commit_of(github.commit(&format!("tags/{name}")), name),
         ("GET", ["repository", "branches", name]) => commit_of(github.commit(&format!("heads/{name}")), name),
         ("GET", ["repository", "commits", sha]) => match github.commit(sha) {

@@ -24,6 +24,8 @@ pub struct Cluster {
     pub log: String,
     /// Every change of a template, in order: which lease it was made under, and the first container's image.
     pub switches: Vec<(String, String)>,
+    /// What the user may not do, as "patch deployments".
+    pub denied: Vec<String>,
     /// The image that workloads run before anything was deployed.
     pub first_image: String,
 }
@@ -170,6 +172,9 @@ pub fn answer(shared: &Arc<Shared>, asked: &Asked) -> Response {
     if token != "sandbox-token" && !token.starts_with("k8s-aws-v1.") {
         return status(401, "Unauthorized", "Unauthorized");
     }
+    if asked.method == "POST" && parts.as_slice() == ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] {
+        return review(&shared.world(), asked);
+    }
     let (namespace, plural, name, sub) = match parts.as_slice() {
         ["apis", "apps", "v1", "namespaces", namespace, plural, rest @ ..] | ["api", "v1", "namespaces", namespace, plural, rest @ ..] => {
             (*namespace, *plural, rest.first().copied(), rest.get(1).copied())
@@ -184,6 +189,19 @@ pub fn answer(shared: &Arc<Shared>, asked: &Asked) -> Response {
         ("PATCH", Some(name), None) => patch(shared, asked, (plural, namespace, name)),
         _other => status(405, "MethodNotAllowed", "the server does not allow this method"),
     }
+}
+
+/// What this user may do: all but what the sandbox was told to deny, as "patch deployments".
+fn review(world: &World, asked: &Asked) -> Response {
+    let mut body = asked.json();
+    let text =
+        |name: &str| body.pointer(&format!("/spec/resourceAttributes/{name}")).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let wanted = format!("{} {}", text("verb"), text("resource"));
+    let allowed = !world.cluster.denied.contains(&wanted);
+    if let Some(map) = body.as_object_mut() {
+        map.insert("status".into(), json!({"allowed": allowed}));
+    }
+    json_answer(201, &body)
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Response {

@@ -136,7 +136,8 @@ impl<'a> Stage<'a> {
         let path = self.folder.path().join("event.json");
         std::fs::write(&path, payload.to_string()).map_err(|error| Error::new(Reason::Internal, format!("no event file: {error}")))?;
         let vars = self.vars(&loaded.config, event, &path);
-        let vars = if self.host == Host::GitLab { gitlab_job::of(&self.sandbox, &self.repository, &self.sha, rehearsal, vars) } else { vars };
+        let vars =
+            if self.host == Host::GitLab { gitlab_job::of(&self.sandbox, &self.repository, &self.sha, rehearsal, vars) } else { vars };
         let world = World { vars, console, clock: Clock::fast(SPEED), rehearsal: true, ..self.world.clone() };
         let config = Some(PathBuf::from(&loaded.file));
         let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default(), lock_timeout: DEFAULT_TIMEOUT };
@@ -231,8 +232,12 @@ impl<'a> Stage<'a> {
 
     fn show_comment(&self, console: &Console, pull_request: Option<u64>) {
         let body = self.sandbox.with(|outside| match self.host {
-            Host::GitHub => outside.github.comments.iter().rfind(|comment| Some(comment.pr) == pull_request).map(|comment| comment.body.clone()),
-            Host::GitLab => outside.gitlab.notes.iter().rfind(|note| Some(note.merge_request) == pull_request).map(|note| note.body.clone()),
+            Host::GitHub => {
+                outside.github.comments.iter().rfind(|comment| Some(comment.pr) == pull_request).map(|comment| comment.body.clone())
+            }
+            Host::GitLab => {
+                outside.gitlab.notes.iter().rfind(|note| Some(note.merge_request) == pull_request).map(|note| note.body.clone())
+            }
         });
         let Some(body) = body else { return };
         console.line("");

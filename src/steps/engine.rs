@@ -135,6 +135,16 @@ pub async fn is_at_hand(vars: &Vars) -> bool {
     engine(vars).await.is_ok()
 }
 
+/// What would build, or why nothing would.
+pub async fn describe(vars: &Vars) -> Result<String> {
+    let engine = engine(vars).await?;
+    let at = match &engine.endpoint {
+        Endpoint::Unix(path) => path.display().to_string(),
+        Endpoint::Tcp(address) | Endpoint::Tls(address, _) => address.clone(),
+    };
+    Ok(format!("the Docker engine {} at {at}", engine.version))
+}
+
 /// Builds the image for every platform, pushes it, and says who did it.
 pub async fn build_and_push(job: &Job<'_>, store: &Store, recipe: &Recipe, labels: Vec<(String, String)>) -> Result<String> {
     let engine = engine(&job.world.vars).await?;

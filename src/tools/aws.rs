@@ -168,7 +168,8 @@ where
     }
     if matches!(error, SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)) && is_about_credentials(&chain) {
         return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials")).hint(
-            "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, --role); by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",
+            "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, --role); on GitLab: the same role and \
+             `id_tokens: {TIDEGATE_ID_TOKEN: {aud: sts.amazonaws.com}}`; by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",
         );
     }
     let said = if message.is_empty() && code.is_empty() { chain } else { format!("{code}: {message}").trim_matches([':', ' ']).to_owned() };

@@ -204,7 +204,8 @@ fn dns() -> String {
             let question = &asked[12..at + 5];
             let wants_ipv4 = asked[at + 1..at + 3] == [0, 1];
             let known = name.join(".") == NAME;
-            let mut answer = vec![asked[0], asked[1], 0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(known && wants_ipv4), 0, 0, 0, 0];
+            let mut answer =
+                vec![asked[0], asked[1], 0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(known && wants_ipv4), 0, 0, 0, 0];
             answer.extend(question);
             if known && wants_ipv4 {
                 answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);

@@ -79,12 +79,24 @@ impl Project {
         let path = format!("{own}:{}", std::env::var("PATH").unwrap());
         let mut command = Command::new(tool);
         command.current_dir(self.world.folder.path()).env("PATH", path).env("HOME", self.world.path("home")).stdin(Stdio::null());
-        command.args(["--ignore-predefined-vars", "CI_PIPELINE_SOURCE,CI_PROJECT_ID,CI_API_V4_URL,GITLAB_CI,CI_COMMIT_TAG,CI_COMMIT_SHA,CI_ENVIRONMENT_ACTION"]);
+        command.args([
+            "--ignore-predefined-vars",
+            "CI_PIPELINE_SOURCE,CI_PROJECT_ID,CI_API_V4_URL,GITLAB_CI,CI_COMMIT_TAG,CI_COMMIT_SHA,CI_ENVIRONMENT_ACTION",
+        ]);
         match &self.image {
             None => _ = command.args(["--force-shell-executor", "--shell-isolation"]),
             Some(_) => {
                 let kubeconfig = format!("{0}:{0}:ro", self.variables["KUBECONFIG"]);
-                command.args(["--pull-policy", "if-not-present", "--helper-image", "tidegate-test-rsync", "--network", "host", "--volume", &kubeconfig]);
+                command.args([
+                    "--pull-policy",
+                    "if-not-present",
+                    "--helper-image",
+                    "tidegate-test-rsync",
+                    "--network",
+                    "host",
+                    "--volume",
+                    &kubeconfig,
+                ]);
             }
         }
         let given = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -102,7 +114,8 @@ impl Project {
         let sha = world.head();
         let version = &sha[..7];
         world.sandbox.with(|outside| {
-            let merged = MergeRequest { state: "merged".into(), sha: "f".repeat(40), merge_commit: Some(sha.clone()), source_project: PROJECT };
+            let merged =
+                MergeRequest { state: "merged".into(), sha: "f".repeat(40), merge_commit: Some(sha.clone()), source_project: PROJECT };
             let open = MergeRequest { state: "opened".into(), sha: sha.clone(), merge_commit: None, source_project: PROJECT };
             outside.gitlab.merge_requests.extend([(3, merged), (12, open)]);
         });
@@ -112,7 +125,8 @@ impl Project {
 
         world.git(&["tag", "v1.4.2"]);
         world.sandbox.with(|outside| outside.github.tags.push(("v1.4.2".into(), sha.clone())));
-        self.pipeline("push", &[("CI_COMMIT_TAG", "v1.4.2"), ("CI_COMMIT_BRANCH", "")], None).must(0, "told deployed staging 1.4.2 sha256:");
+        self.pipeline("push", &[("CI_COMMIT_TAG", "v1.4.2"), ("CI_COMMIT_BRANCH", "")], None)
+            .must(0, "told deployed staging 1.4.2 sha256:");
         assert_eq!(world.runs_on("staging").split('@').nth(1), merged.split('@').nth(1));
 
         let preview = [
@@ -131,10 +145,18 @@ impl Project {
         self.pipeline("merge_request_event", &preview, Some("tidegate:preview-stop")).must(0, "its workloads were not made by tidegate");
 
         let notes = world.sandbox.with(|outside| outside.gitlab.notes.clone());
-        assert_eq!(notes.iter().map(|note| note.merge_request).collect::<Vec<_>>(), [3, 12], "one note each: the release adds a section to its merge's");
+        assert_eq!(
+            notes.iter().map(|note| note.merge_request).collect::<Vec<_>>(),
+            [3, 12],
+            "one note each: the release adds a section to its merge's"
+        );
         let tag = [("CI_COMMIT_TAG", "v1.4.2"), ("CI_COMMIT_BRANCH", "")];
         self.pipeline("push", &tag, Some("tidegate:production")).must(0, "1.4.2 runs on production");
-        assert_eq!(world.runs_on("production").split('@').nth(1), merged.split('@').nth(1), "by hand, by pressing play in the tag's pipeline");
+        assert_eq!(
+            world.runs_on("production").split('@').nth(1),
+            merged.split('@').nth(1),
+            "by hand, by pressing play in the tag's pipeline"
+        );
     }
 }
 
@@ -148,6 +170,14 @@ impl Pipeline {
 #[test]
 fn the_component_delivers_merge_tag_merge_request_and_stop() {
     Project::new().lives();
+}
+
+/// The same in the image that ships, with the entrypoint taken away and a shell around it, as the docker executor does.
+#[test]
+fn in_the_image_the_component_delivers_as_well() {
+    let mut project = Project::new();
+    project.image = Some("tidegate:test".into());
+    project.lives();
 }
 
 /// A job that fails must fail the pipeline, and its dotenv is there all the same.
@@ -209,7 +239,14 @@ mod described {
         let first = world.git(&["rev-parse", "HEAD~1"]);
         // A shallow clone does not know how commits relate, so GitLab is asked.
         let shallow = world.path("shallow");
-        world.git(&["clone", "--quiet", "--depth", "1", &format!("file://{}", world.folder.path().display()), &shallow.display().to_string()]);
+        world.git(&[
+            "clone",
+            "--quiet",
+            "--depth",
+            "1",
+            &format!("file://{}", world.folder.path().display()),
+            &shallow.display().to_string(),
+        ]);
         world.var("CI_COMMIT_SHA", second.clone());
         let output = world.command(&["run"]).current_dir(&shallow).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

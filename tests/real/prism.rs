@@ -50,7 +50,10 @@ impl Prism {
         let bad: Vec<String> = self.said().into_iter().filter(|line| line.to_lowercase().contains("violation")).collect();
         assert!(bad.is_empty(), "{}", bad.join("\n"));
         for text in wanted {
-            assert!(log.iter().any(|line| line.contains(text)) || self.said().iter().any(|line| line.contains(text)), "{text} was not asked");
+            assert!(
+                log.iter().any(|line| line.contains(text)) || self.said().iter().any(|line| line.contains(text)),
+                "{text} was not asked"
+            );
         }
     }
 }

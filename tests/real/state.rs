@@ -1,7 +1,7 @@
 //! The stories of `never_twice` on real stores: Redis, S3 by moto and by s3s-fs, and GitHub's description before the forge.
 
-use crate::prism::Prism;
 use crate::parts::{part, program};
+use crate::prism::Prism;
 use crate::world::World;
 use aws_sdk_s3::primitives::ByteStream;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -10,6 +10,7 @@ use kube::Client;
 
 mod cause;
 mod connect;
+pub(crate) mod may;
 mod resource;
 mod rollout;
 

@@ -1,0 +1,158 @@
+//! The places outside: AWS as whom, registries, queues, clusters. Each is tried once however many environments name it.
+
+use super::Finding;
+use crate::config::Loaded;
+use crate::error::{Error, Reason, Result};
+use crate::gates::drain::Drain;
+use crate::plan::{DrainWork, KubernetesWork, Plan, Work};
+use crate::registry::store::Store;
+use crate::targets::kubernetes;
+use crate::tools::aws::{self, Access};
+use crate::tools::identity::{Claims, Identity};
+use crate::world::World;
+use futures::stream::{self, StreamExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long one place may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AT_ONCE: usize = 8;
+
+pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)]) -> Vec<Finding> {
+    let mut tried: BTreeMap<String, (usize, futures::future::BoxFuture<'_, Vec<Finding>>)> = BTreeMap::new();
+    let role_of = |name: &str| {
+        loaded.config.environments.get(name).and_then(|rules| rules.aws.role.clone()).or_else(|| loaded.config.aws.role.clone())
+    };
+    for role in roles(loaded, plans, &role_of) {
+        let key = format!("1 {role:?}");
+        tried.insert(key, (0, Box::pin(async move { identity(world, loaded, role).await })));
+    }
+    for (name, plan) in plans {
+        for image in &plan.images {
+            let (role, order) = (role_of(name), tried.len());
+            let key = format!("2 {} {role:?}", image.repository);
+            tried
+                .entry(key)
+                .or_insert_with(|| (order, Box::pin(async move { vec![registry(world, &image.build.repository, role).await] })));
+        }
+        for step in &plan.steps {
+            let order = tried.len();
+            match &step.work {
+                Work::Drain(work) => {
+                    let key = format!("3 {:?} {:?} {:?}", work.queues, work.regions, work.role);
+                    tried.entry(key).or_insert_with(|| (order, Box::pin(async move { vec![queues(world, name, work).await] })));
+                }
+                Work::Kubernetes(work) if !plan.is_preview => {
+                    let key = format!("4 {name} {} {:?} {:?}", work.namespace, work.target.cluster, work.target.context);
+                    tried.entry(key).or_insert_with(|| (order, Box::pin(cluster(world, name, work))));
+                }
+                Work::Kubernetes(_) | Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::RemovePreview => {}
+            }
+        }
+    }
+    let looks = tried.into_values().map(|(_, look)| look);
+    let found: Vec<Vec<Finding>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+    found.concat()
+}
+
+/// Which roles are assumed at all; `None` stands for the credentials at hand.
+fn roles(loaded: &Loaded, plans: &[(String, Plan)], role_of: &dyn Fn(&str) -> Option<String>) -> BTreeSet<Option<String>> {
+    let uses_aws = |plan: &Plan| {
+        plan.images.iter().any(|image| image.build.repository.ecr().is_some())
+            || plan.steps.iter().any(|step| match &step.work {
+                Work::Drain(_) => true,
+                Work::Kubernetes(work) => work.target.cluster.is_some(),
+                Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::RemovePreview => false,
+            })
+    };
+    let mut roles: BTreeSet<Option<String>> = plans.iter().filter(|(_, plan)| uses_aws(plan)).map(|(name, _)| role_of(name)).collect();
+    if loaded.config.state.starts_with("s3://") {
+        roles.insert(loaded.config.aws.role.clone());
+    }
+    roles
+}
+
+/// Who AWS takes us for.
+async fn identity(world: &World, loaded: &Loaded, role: Option<String>) -> Vec<Finding> {
+    let topic = "AWS";
+    let mut found = Vec::new();
+    if let (Some(role), Ok(None)) = (&role, Identity::of(&world.vars)) {
+        let keys = world.vars.get("AWS_ACCESS_KEY_ID").is_some() || world.vars.get("AWS_PROFILE").is_some();
+        let fix = if world.vars.is_true("GITLAB_CI") {
+            "GitLab: `id_tokens: {TIDEGATE_ID_TOKEN: {aud: sts.amazonaws.com}}` in the job (the component has it)"
+        } else {
+            "GitHub: `id-token: write` under `permissions:` of the job; it is not given to pull requests of forks"
+        };
+        if !keys && crate::state::is_ci(&world.vars) {
+            let sentence = format!("this job has no identity token, which {role} is assumed with");
+            return vec![Finding::bad(topic, &Error::new(Reason::AuthMissing, sentence).hint(fix))];
+        }
+    }
+    if let Ok(Some(identity)) = Identity::of(&world.vars)
+        && let Ok(token) = identity.token().await
+        && let Some(Claims { subject, audience, .. }) = Claims::of(&token)
+    {
+        found.push(Finding::good(topic, format!("this job's identity token: sub = {subject}, aud = {audience}")));
+    }
+    let asked = async {
+        let access = Access { region: loaded.config.aws.region.clone(), role: role.clone() };
+        let client = aws_sdk_sts::Client::new(&aws::config(&world.vars, &access, "STS").await?);
+        let who = match &role {
+            Some(role) => format!("the role {role}"),
+            None => "the credentials at hand".to_owned(),
+        };
+        let answer = client.get_caller_identity().send().await;
+        let answer = answer.map_err(|error| aws::failure(&format!("{who} cannot be used"), Reason::AuthDenied, &error))?;
+        Ok(format!("AWS takes this job for {}", answer.arn().unwrap_or("somebody")))
+    };
+    found.push(Finding::of(topic, in_time(asked).await));
+    found
+}
+
+async fn registry(world: &World, repository: &crate::registry::Repository, role: Option<String>) -> Finding {
+    let asked = async {
+        let store = Store::open(world, repository, role).await?;
+        store.manifest("tidegate-doctor").await?;
+        match store.ecr() {
+            Some(ecr) => {
+                ecr.can_push().await?;
+                Ok(format!(
+                    "{repository}: login, ecr:BatchGetImage, ecr:BatchCheckLayerAvailability (ecr:PutImage and uploads are not tried)"
+                ))
+            }
+            None => Ok(format!("{repository}: can be read (pushing is not tried)")),
+        }
+    };
+    Finding::of("registry", in_time(asked).await)
+}
+
+async fn queues(world: &World, environment: &str, work: &DrainWork) -> Finding {
+    let asked = async {
+        let drain = Drain::open(world, work).await?;
+        let busy = drain.look().await?;
+        let now = if busy.is_empty() { "all at zero now".to_owned() } else { format!("now {}", busy.join("; ")) };
+        Ok(format!("{environment}: {} can be read, {now}", drain.counted()))
+    };
+    Finding::of("queues", in_time(asked).await)
+}
+
+async fn cluster(world: &World, environment: &str, work: &KubernetesWork) -> Vec<Finding> {
+    let topic = "clusters";
+    match in_time(kubernetes::may::look(world, work)).await {
+        Ok(missing) if missing.is_empty() => {
+            let names: Vec<String> = work.workloads.iter().map(ToString::to_string).collect();
+            vec![Finding::good(topic, format!("{environment}: {} in {} can be read and updated", names.join(", "), work.namespace))]
+        }
+        Ok(missing) => {
+            let sentence = format!("{environment}: in the namespace {} this job may not: {}", work.namespace, missing.join(", "));
+            let fix = "add these verbs to the Role that its user or service account is bound to there";
+            vec![Finding::bad(topic, &Error::new(Reason::AuthDenied, sentence).hint(fix))]
+        }
+        Err(error) => vec![Finding::bad(topic, &Error { sentence: format!("{environment}: {}", error.sentence), ..error })],
+    }
+}
+
+async fn in_time<T>(look: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_elapsed| Err(Error::new(Reason::TargetTimeout, format!("no answer within {}", humantime::format_duration(PATIENCE))));
+    tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(late)
+}

@@ -1,0 +1,145 @@
+//! Stories of `tidegate init`: what it writes works without an edit, on both hosts, and nothing is overwritten unasked.
+
+use crate::world::{World, tidegate};
+use std::collections::BTreeMap;
+use std::path::Path;
+use tempfile::TempDir;
+
+const PIN: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A new user's repository: a Dockerfile, and a remote.
+fn project(remote: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("Dockerfile"), "FROM scratch\nCOPY app /app\n").unwrap();
+    std::fs::write(folder.path().join("app"), "one\n").unwrap();
+    for args in [&["init", "--quiet", "--initial-branch=trunk"][..], &["remote", "add", "origin", remote]] {
+        assert!(std::process::Command::new("git").args(args).current_dir(folder.path()).status().unwrap().success());
+    }
+    folder
+}
+
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(folder).unwrap().display().to_string();
+            match path.is_dir() {
+                true if name != ".git" => folders.push(path),
+                true => {}
+                false => _ = found.insert(name, std::fs::read_to_string(&path).unwrap()),
+            }
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn works(folder: &Path) {
+    let away = [("DOCKER_HOST", "unix:///nowhere.sock")];
+    for args in [
+        &["check"][..],
+        &["rehearse", "merge"],
+        &["rehearse", "release"],
+        &["rehearse", "pr-opened"],
+        &["rehearse", "pr-closed"],
+        &["rehearse", "deploy", "production", "1.4.2"],
+    ] {
+        let (code, _, err) = tidegate(folder, args, &away);
+        assert!(code == 0 && !err.contains("warning:"), "{args:?}: {code} {err}");
+    }
+}
+
+#[test]
+fn a_github_project_works_without_an_edit() {
+    let folder = project("https://github.com/acme/Web_Shop.git");
+    let (code, out, err) = tidegate(
+        folder.path(),
+        &["init", "--preset", "neuro-ui", "--pin", PIN, "--account", "210987654321", "--region", "eu-central-1", "--format", "json"],
+        &[],
+    );
+    assert_eq!(code, 0, "{err}");
+    let written = files(folder.path());
+    for name in ["tidegate.yml", ".github/workflows/deliver.yml", ".github/workflows/production.yml", ".github/workflows/hotfix.yml"] {
+        assert!(out.contains(name) && err.contains(name) && written.contains_key(name), "{name}: {out}{err}");
+    }
+    let config = &written["tidegate.yml"];
+    assert!(
+        config.contains("project: web-shop") && config.contains("210987654321.dkr.ecr.eu-central-1.amazonaws.com/web-shop"),
+        "{config}"
+    );
+    assert!(written[".github/workflows/deliver.yml"].contains("branches: [\"trunk\"]"), "{}", written[".github/workflows/deliver.yml"]);
+    for (name, text) in written.iter().filter(|(name, _)| name.starts_with(".github")) {
+        let uses: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")).collect();
+        assert!(uses.iter().all(|uses| uses.split(['@', ' ']).nth(1).is_some_and(|sha| sha.len() == 40)), "{name}: {uses:?}");
+        assert!(text.contains(&format!("tidegate/tidegate@{PIN} # v{}", env!("CARGO_PKG_VERSION"))), "{name}");
+        assert!(text.contains("permissions: {}") && text.contains("persist-credentials: false") && text.contains("concurrency:"), "{name}");
+    }
+    works(folder.path());
+}
+
+#[test]
+fn a_gitlab_project_works_without_an_edit_and_is_known_by_its_remote() {
+    let folder = project("git@gitlab.acme.io:web/shop.git");
+    let (code, _, err) = tidegate(folder.path(), &["init"], &[]);
+    assert_eq!(code, 0, "{err}");
+    let written = files(folder.path());
+    assert!(written.contains_key(".gitlab-ci.yml") && !written.keys().any(|name| name.starts_with(".github")), "{written:?}");
+    assert!(written[".gitlab-ci.yml"].contains(concat!("tidegate/tidegate/tidegate@", env!("CARGO_PKG_VERSION"))));
+    works(folder.path());
+    let (_, _, err) = tidegate(folder.path(), &["rehearse", "merge"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);
+    assert!(err.contains("as a GitLab job") && err.contains("merge request !12"), "{err}");
+}
+
+#[test]
+fn nothing_is_overwritten_without_consent() {
+    let folder = project("https://github.com/acme/shop.git");
+    let init = |more: &[&str]| tidegate(folder.path(), &[&["init", "--pin", PIN], more].concat(), &[]);
+    assert_eq!(init(&[]).0, 0);
+    let (code, _, err) = init(&[]);
+    assert!(code == 0 && err.contains("(as it was)"), "the same again is fine: {err}");
+    let path = folder.path().join(".github/workflows/deliver.yml");
+    std::fs::write(&path, "mine\n").unwrap();
+    std::fs::remove_file(folder.path().join("tidegate.yml")).unwrap();
+    let (code, _, err) = init(&[]);
+    assert!(code == 2 && err.contains("nothing was written: .github/workflows/deliver.yml is there already"), "{err}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine\n");
+    assert!(!folder.path().join("tidegate.yml").exists(), "all or none");
+    assert_eq!(init(&["--force"]).0, 0);
+    assert!(std::fs::read_to_string(&path).unwrap().contains("tidegate/tidegate@"));
+}
+
+/// The pin is the commit of this version's release, by GitHub's word.
+#[test]
+fn the_pin_is_asked_from_github() {
+    let mut world = World::new();
+    let version = concat!("v", env!("CARGO_PKG_VERSION"));
+    world.sandbox.with(|outside| {
+        outside.github.repository = "tidegate/tidegate".into();
+        outside.github.history.push(PIN.into());
+        outside.github.tags.push((version.into(), PIN.into()));
+    });
+    std::fs::remove_file(world.path("tidegate.yml")).unwrap();
+    let ran = world.run(&["init"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(std::fs::read_to_string(world.path(".github/workflows/deliver.yml")).unwrap().contains(&format!("@{PIN} # {version}")));
+    world.sandbox.with(|outside| outside.github.tags.clear());
+    std::fs::remove_dir_all(world.path(".github")).unwrap();
+    world.run(&["init"]).must(2, "input.invalid");
+    assert!(!world.path(".github").exists());
+    world.var("GITHUB_API_URL", "http://127.0.0.1:9");
+    let ran = world.run(&["init"]);
+    ran.must(2, "input.invalid");
+    assert!(ran.err.contains("tidegate init --pin SHA"), "{}", ran.err);
+}
+
+#[test]
+fn impossible_values_are_told_before_anything_is_written() {
+    for args in [&["--account", "12"][..], &["--project", "Web Shop"], &["--region", "us west"], &["--pin", "main"]] {
+        let folder = project("https://github.com/acme/shop.git");
+        let (code, _, err) = tidegate(folder.path(), &[&["init"], args].concat(), &[]);
+        assert!(code == 2 && err.contains("(input.invalid)") && err.contains("→"), "{args:?}: {err}");
+        assert!(!folder.path().join("tidegate.yml").exists());
+    }
+}
