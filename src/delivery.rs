@@ -70,7 +70,12 @@ impl Asked {
 /// Decides and plans. Connects only for facts that the event does not hold.
 pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let (_provider, mut event) = asked.event(&world.vars)?;
-    let mut loaded = config::load(asked.config.as_deref())?;
+    let mut loaded = config::load(asked.config.as_deref()).map_err(|error| match (event.kind, error.reason) {
+        (event::Kind::PreviewStop, Reason::ConfigMissing) => {
+            error.hint("a stop job has no checkout (GIT_STRATEGY: none): keep the file as an artifact of the preview's job and name that under `dependencies:`")
+        }
+        _other => error,
+    })?;
     Inputs::of(&world.vars).apply(&mut loaded.config)?;
     crate::run::lease::expiry(&world.vars)?;
     let variables = Variables::resolve(&loaded.config, &asked.set, &world.vars)?;
@@ -103,17 +108,27 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let key = Key::new(&loaded.config.project, &plan.display_environment);
     if plan.steps.iter().any(|step| matches!(step.work, Work::Lock | Work::Tags(_))) {
         plan.lock = Some(Lock { key: key.to_string(), scope: store.scope.clone(), store: store.kind() });
-        plan.warnings = warnings(world, &loaded, &plan, asked.lock_timeout);
+        plan.warnings = warnings(world, &loaded, &plan, (asked.lock_timeout, store.protects(state::is_ci(&world.vars))));
     }
     Ok(Prepared { event, loaded, decision, plan, forge, store, key, lock_timeout: asked.lock_timeout })
 }
 
 /// What can be foreseen to go wrong.
-fn warnings(world: &World, loaded: &Loaded, plan: &Plan, lock_timeout: Duration) -> Vec<String> {
+fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects): (Duration, bool)) -> Vec<String> {
     let mut warnings = Vec::new();
     let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));
     if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::File) && state::is_ci(&world.vars) {
         warnings.push("the lease is a file on this runner: it holds back no other run".to_owned());
+    }
+    if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::Job) {
+        if !protects {
+            warnings.push("this job is in no resource group: another delivery may run at the same time".to_owned());
+        }
+        if plan.steps.iter().any(|step| matches!(&step.work, Work::Drain(drain) if drain.pause.is_some())) {
+            let sentence = "GitLab keeps no journal: if this run is killed while producers are stopped, no later run starts them \
+                            (`state: s3://…` or redis://… remembers)";
+            warnings.push(sentence.to_owned());
+        }
     }
     let drains = plan.steps.iter().filter_map(|step| match &step.work {
         Work::Drain(drain) => Some(drain.timeout),

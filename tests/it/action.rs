@@ -34,6 +34,10 @@ fn the_action_declares_what_the_program_reads() {
     }
     let told = ["outcome", "reason", "environment", "version", "image", "digest", "images", "verdict", "url", "deployment-id", "report"];
     assert_eq!(keys(&action["outputs"]), told);
+    let page = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/github.md")).unwrap();
+    for name in NAMES.iter().chain(&told) {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not in docs/github.md");
+    }
 }
 
 #[test]

@@ -394,3 +394,37 @@ fn status_shows_what_gitlab_knows_and_leases_are_gitlabs() {
     let taken = world.run(&["lock", "take", "dev", "--reason", "maintenance"]);
     assert!(taken.code != 0 && taken.err.contains("resource group"), "{}", taken.err);
 }
+
+#[test]
+fn a_stop_job_without_a_configuration_says_where_to_keep_it() {
+    let mut world = merge_request();
+    world.var("CI_ENVIRONMENT_ACTION", "stop").var("CI_ENVIRONMENT_NAME", "review/demo-mr-12");
+    std::fs::remove_file(world.path("tidegate.yml")).unwrap();
+    let ran = world.run(&["run"]);
+    must(&world, &ran, 2, "config.missing");
+    assert!(ran.err.contains("artifact of the preview's job"), "{}", ran.err);
+}
+
+#[test]
+fn what_a_resource_group_cannot_remember_is_said_by_the_plan() {
+    let mut world = branch("push");
+    world.configure("tags: [latest]", "tags: [latest]\n    gates:\n      - drain: {queues: [jobs], quiet: 1s, timeout: 10s, pause: {command: [./stop]}, resume: {command: [./start]}}");
+    assert!(world.run(&["plan"]).err.contains("GitLab keeps no journal"));
+    world.without("TIDEGATE_RESOURCE_GROUP");
+    assert!(world.run(&["plan"]).err.contains("this job is in no resource group"));
+}
+
+/// The README is what GitLab's catalog shows.
+#[test]
+fn the_components_inputs_are_described_and_in_the_readme() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let template = std::fs::read_to_string(root.join("templates/tidegate.yml")).unwrap();
+    let (head, _) = template.split_once("\n---\n").unwrap();
+    let head: serde_yaml::Value = serde_yaml::from_str(head).unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    for (name, input) in head["spec"]["inputs"].as_mapping().unwrap() {
+        let name = name.as_str().unwrap();
+        assert!(input["description"].as_str().is_some_and(|text| text.len() > 20) && !input["default"].is_null(), "{name}");
+        assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
+    }
+}
