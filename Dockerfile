@@ -37,11 +37,17 @@ COPY --from=build /tidegate /tidegate
 
 
 FROM ${DEBIAN_IMAGE} AS rootfs
+# PGDG=yes takes the PostgreSQL clients from PostgreSQL's own repository, which has the newest major: pg_dump refuses newer servers.
+ARG PGDG=""
 # -e ends a step at the first command that fails, inside loops too, where && would go on: commands are joined with ;
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Versions are not pinned, so that each build has the security fixes of its day; the suite brings nothing else.
 # hadolint ignore=DL3008
 RUN apt-get update; \
+    if [ -n "$PGDG" ]; then \
+        apt-get install -y --no-install-recommends ca-certificates postgresql-common; \
+        /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y; \
+    fi; \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends busybox-static ca-certificates git postgresql-client tzdata; \
     rm -rf /var/lib/apt/lists/*
 

@@ -117,6 +117,11 @@ impl Checkout {
         (Some(host.as_str()) == wanted.split(':').next() && path.contains('/')).then_some(path)
     }
 
+    /// The folder at whose root git has it.
+    pub fn root(&self) -> Option<PathBuf> {
+        std::fs::canonicalize(self.git(&["rev-parse", "--show-toplevel"])?).ok()
+    }
+
     /// Host and path of the remote.
     pub fn remote(&self) -> Option<(String, String)> {
         let url = self.git(&["remote", "get-url", "origin"])?;

@@ -108,7 +108,8 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         Err(stop) => return Ok(stopped(stop, not_asked(config))),
     };
     if let Occasion::Manual { environment, version } = &occasion {
-        return manual(event, config, environment, version.as_deref(), facts).map(|decision| unless_frozen(decision, event, config));
+        return manual(event, config, environment, version.as_deref(), facts)
+            .map(|decision| unless_frozen(decision, event, config, &occasion));
     }
     let asked = config.environments.iter().map(|(name, rules)| {
         let answer = claims(rules, &occasion, event, variables);
@@ -124,7 +125,7 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         [] => Ok(stopped(nearest(answers, &occasion), rulings)),
         [one] => {
             let environment = one.environment.clone();
-            settle(event, &occasion, environment, facts, rulings).map(|decision| unless_frozen(decision, event, config))
+            settle(event, &occasion, environment, facts, rulings).map(|decision| unless_frozen(decision, event, config, &occasion))
         }
         several => {
             let problem = |ruling: &&Ruling| {
@@ -137,9 +138,10 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
 }
 
 /// GitLab only says that a freeze is on: whoever deploys has to stop. Previews change nothing that people rely on.
-fn unless_frozen(decision: Decision, event: &Event, config: &Config) -> Decision {
+fn unless_frozen(decision: Decision, event: &Event, config: &Config, occasion: &Occasion) -> Decision {
     let rules = decision.environment.as_ref().and_then(|name| config.environments.get(name));
-    let switches = rules.is_some_and(|rules| !rules.is_preview() && !rules.deploy.is_empty());
+    let is_preview = matches!(occasion, Occasion::PullRequest { .. });
+    let switches = rules.is_some_and(|rules| !rules.deploy.is_empty()) && !is_preview;
     if !event.more.frozen || !switches || decision.outcome != Outcome::Deploy {
         return decision;
     }
@@ -257,8 +259,12 @@ fn release(rules: &Environment, tag: &str, marked: bool) -> std::result::Result<
 
 fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Result<String, Stop> {
     let number = event.pr.unwrap_or_default();
+    let name = if event.more.gitlab.is_some() { "merge request" } else { "pull request" };
+    if !open && event.kind == Kind::PreviewStop {
+        return Ok(format!("the preview of {name} {number} is stopped"));
+    }
     if !open {
-        return Ok(format!("pull request {number} was closed"));
+        return Ok(format!("{name} {number} was closed"));
     }
     if event.more.draft && !rules.drafts {
         return Err(skip(Reason::EventDraft, "the pull request is a draft; set `drafts: true` to preview those"));
@@ -274,7 +280,7 @@ fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Resul
     if event.action.as_deref() == Some("labeled") && about_other_label {
         return Err(skip(Reason::EventLabel, "the label that was added does not matter here"));
     }
-    Ok(format!("pull request {number} is open"))
+    Ok(format!("{name} {number} is open"))
 }
 
 fn glob(pattern: &str, name: &str) -> bool {
@@ -307,7 +313,11 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
         decision.version = Some(Version::parse(tag)?);
     }
     let commit = event.sha.as_deref().ok_or_else(|| {
-        Error::new(Reason::InputEvent, "the commit is not known").hint("name it with --sha, or run inside a git checkout")
+        let said = match &event.tag {
+            Some(tag) => format!("the commit of {tag} is not known"),
+            None => "the commit is not known".to_owned(),
+        };
+        Error::new(Reason::InputEvent, said).hint("name it with --sha, or run inside a git checkout that has it")
     })?;
     if let Occasion::Push { .. } = occasion {
         decision.version = Some(Version::parse(&short(commit))?);

@@ -72,7 +72,7 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let (_provider, mut event) = asked.event(&world.vars)?;
     let mut loaded = config::load(asked.config.as_deref()).map_err(|error| match (event.kind, error.reason) {
         (event::Kind::PreviewStop, Reason::ConfigMissing) => {
-            error.hint("a stop job has no checkout (GIT_STRATEGY: none): keep the file as an artifact of the preview's job and name that under `dependencies:`")
+            error.hint("a stop job has no checkout (GIT_STRATEGY: none): keep the file as an artifact of the preview's job and name that job under `needs:`")
         }
         _other => error,
     })?;
@@ -120,15 +120,8 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
     if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::File) && state::is_ci(&world.vars) {
         warnings.push("the lease is a file on this runner: it holds back no other run".to_owned());
     }
-    if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::Job) {
-        if !protects {
-            warnings.push("this job is in no resource group: another delivery may run at the same time".to_owned());
-        }
-        if plan.steps.iter().any(|step| matches!(&step.work, Work::Drain(drain) if drain.pause.is_some())) {
-            let sentence = "GitLab keeps no journal: if this run is killed while producers are stopped, no later run starts them \
-                            (`state: s3://…` or redis://… remembers)";
-            warnings.push(sentence.to_owned());
-        }
+    if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::Job) && !protects {
+        warnings.push("this job is in no resource group: another delivery may run at the same time".to_owned());
     }
     let drains = plan.steps.iter().filter_map(|step| match &step.work {
         Work::Drain(drain) => Some(drain.timeout),
@@ -149,9 +142,10 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
 pub fn parse_set(texts: &[String]) -> Result<Vec<(String, String)>> {
     let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty());
     let pair = |line: &str| {
-        let (name, value) = line
-            .split_once('=')
-            .ok_or_else(|| Error::new(Reason::InputInvalid, format!("--set {line:?} has no =")).hint("write NAME=VALUE, one per line"))?;
+        let (name, value) = line.split_once('=').ok_or_else(|| {
+            Error::new(Reason::InputInvalid, format!("{line:?} (--set, or the input `set`) has no ="))
+                .hint("write NAME=VALUE, one per line")
+        })?;
         Ok((name.trim().to_owned(), value.trim().to_owned()))
     };
     lines.map(pair).collect()

@@ -51,6 +51,9 @@ pub async fn gather(event: &mut Event, request: &Request, (checkout, forge): (&C
             reachable(sha, event.default_branch.as_deref(), forge).await?;
         }
     }
+    if let Some(tag) = released_tag(event, request).filter(|_| *request == Request::Event) {
+        event.more.draft |= forge.is_upcoming(&tag).await?;
+    }
     if let Some(tag) = released_tag(event, request).filter(|_| ancestry) {
         facts.on_default_branch = Some(on_default_branch(event, &tag, checkout, forge).await?);
     }

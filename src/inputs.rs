@@ -90,6 +90,14 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    fn must_fit(&self, name: &str, pattern: &str, example: &str) -> Result<()> {
+        let text = self.text(name).unwrap_or_default();
+        if regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text)) {
+            return Ok(());
+        }
+        Err(Error::new(Reason::InputInvalid, format!("the input `{name}` is {text:?}")).hint(format!("write it {example}")))
+    }
+
     /// Where the comment is written, if this says.
     pub fn comment(&self) -> Result<Option<CommentMode>> {
         Ok(match self.text("comment") {
@@ -108,9 +116,11 @@ impl<'a> Inputs<'a> {
     /// for itself stays, as it is the more exact word.
     pub fn apply(&self, config: &mut Config) -> Result<()> {
         if let Some(region) = self.text("aws-region") {
+            self.must_fit("aws-region", r"^[a-z]{2}(-[a-z]+)+-[0-9]+$", "as us-west-2")?;
             config.aws.region = Some(region.to_owned());
         }
         if let Some(role) = self.text("role-to-assume") {
+            self.must_fit("role-to-assume", r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$", "as arn:aws:iam::123456789012:role/ci")?;
             config.aws.role = Some(role.to_owned());
         }
         if let Some(mode) = self.comment()? {
@@ -123,7 +133,10 @@ impl<'a> Inputs<'a> {
     ///
     /// `given` are the arguments of the process. GitHub passes the input `args` of a container action on as those, too.
     pub fn command_line(&self, given: &[String]) -> Result<Option<Vec<String>>> {
-        let Some(command) = self.text("command") else { return Ok(None) };
+        let Some(command) = self.text("command") else {
+            let alone = given.is_empty() && (self.vars.is_true("GITHUB_ACTIONS") || self.vars.is_true("GITLAB_CI"));
+            return Ok(alone.then(|| vec!["tidegate".to_owned(), "run".to_owned()])); // in a job the event says what to do
+        };
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         if !given.is_empty() && words(&given.join(" ")) != words(self.text("args").unwrap_or_default()) {
             return Ok(None);
@@ -137,7 +150,16 @@ impl<'a> Inputs<'a> {
         }
         self.flag("summary", true)?;
         let mut line = vec!["tidegate".to_owned(), command.to_owned()];
+        if RUNS.contains(&command) {
+            // Relative to where the step begins, not to its working directory: later steps look for it there.
+            let elsewhere = self.path("working-directory").and_then(|_folder| std::env::current_dir().ok());
+            let report = self.path("report-file").map(|path| elsewhere.map_or(path.clone(), |here| here.join(path)));
+            line.extend(report.into_iter().flat_map(|path| ["--report".to_owned(), path.display().to_string()]));
+            line.extend(self.text("lock-timeout").into_iter().flat_map(|time| ["--lock-timeout".to_owned(), time.to_owned()]));
+        }
+        line.extend(self.lines("args").iter().map(|arg| self.inside(arg)));
         if command == "deploy" {
+            line.push("--".to_owned()); // what follows is a name, whatever it looks like
             for name in ["environment", "version"] {
                 line.push(self.text(name).map(str::to_owned).ok_or_else(|| {
                     Error::new(Reason::InputInvalid, format!("the input `{name}` is empty, and `command: deploy` needs it"))
@@ -145,12 +167,6 @@ impl<'a> Inputs<'a> {
                 })?);
             }
         }
-        if RUNS.contains(&command) {
-            let report = self.path("report-file");
-            line.extend(report.into_iter().flat_map(|path| ["--report".to_owned(), path.display().to_string()]));
-            line.extend(self.text("lock-timeout").into_iter().flat_map(|time| ["--lock-timeout".to_owned(), time.to_owned()]));
-        }
-        line.extend(self.lines("args").iter().map(|arg| self.inside(arg)));
         Ok(Some(line))
     }
 
@@ -208,14 +224,15 @@ mod tests {
     fn the_inputs_are_a_command_line() {
         let line = |vars: &Vars| Inputs::of(vars).command_line(&[]).map(|line| line.unwrap_or_default().join(" "));
         let deploy = action().with("INPUT_COMMAND", "deploy").with("INPUT_ENVIRONMENT", "prod").with("INPUT_VERSION", "1.10");
-        assert_eq!(line(&deploy).unwrap(), "tidegate deploy prod 1.10");
+        assert_eq!(line(&deploy).unwrap(), "tidegate deploy -- prod 1.10");
         assert!(line(&deploy.with("INPUT_VERSION", "")).unwrap_err().sentence.contains("`version`"));
         let run = action().with("INPUT_COMMAND", "run").with("INPUT_ARGS", "--base\nmain").with("INPUT_REPORT-FILE", "r.json");
         assert_eq!(line(&run).unwrap(), "tidegate run --report r.json --base main");
         let given = |text: &str| Inputs::of(&run).command_line(&text.split(' ').map(String::from).collect::<Vec<_>>()).unwrap().is_some();
         assert!(given("--base main"), "the runner passes `args` on as arguments");
         assert!(!given("drain --queue jobs"), "a command line that was written out wins");
-        assert_eq!(line(&action()).unwrap(), "");
+        assert_eq!(line(&action()).unwrap(), "tidegate run");
+        assert_eq!(line(&Vars::from([])).unwrap(), "");
         assert!(line(&action().with("INPUT_COMMAND", "deplyo")).unwrap_err().hint.unwrap().contains("deploy"));
         let unknown = line(&action().with("INPUT_COMMAND", "run").with("INPUT_ENVIROMENT", "x")).unwrap_err();
         assert!(unknown.hint.unwrap().contains("`environment`"));

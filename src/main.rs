@@ -29,13 +29,27 @@ fn main() -> ExitCode {
         let world = World { vars: vars.clone(), console: console.clone(), clock: Clock::real(), cancel: Cancel::new(), rehearsal: false };
         let _untold = outputs::write(&Report::of_error(error), None, &world);
     });
-    match line.and_then(|line| dispatch(&Cli::parse_from(line).command, vars, &console)) {
+    match line.and_then(|line| dispatch(&parse(line, &vars, &console).command, vars, &console)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             console.error(error.reason.name(), &error.lines());
             ExitCode::from(exit_code(error.reason))
         }
     }
+}
+
+/// Parses the command line. Help and mistakes end the process here, as clap has it; a mistake in a step leaves outputs.
+fn parse(line: Vec<String>, vars: &Vars, console: &Console) -> Cli {
+    Cli::try_parse_from(line).unwrap_or_else(|mistake| {
+        if mistake.exit_code() != 0 {
+            let first = mistake.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let error = Error::new(Reason::InputInvalid, first);
+            let world =
+                World { vars: vars.clone(), console: console.clone(), clock: Clock::real(), cancel: Cancel::new(), rehearsal: false };
+            let _untold = outputs::write(&Report::of_error(&error), None, &world);
+        }
+        mistake.exit()
+    })
 }
 
 /// The arguments of the process, or what the inputs of the step stand for; and the folder where all that is meant.
@@ -61,7 +75,10 @@ fn exit_code(reason: Reason) -> u8 {
 
 fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
     match command {
-        Command::Check(file) => commands::check::run(console, file.config.as_deref()).map(|()| 0),
+        Command::Check(file) => {
+            let named = file.config.clone().or_else(|| Inputs::of(&vars).path("config"));
+            commands::check::run(console, named.as_deref()).map(|()| 0)
+        }
         Command::Schema => print(&commands::schema::text()),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -131,7 +148,13 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
         Command::Status(args) => commands::status::run(&world, args).await.and_then(print_some),
         Command::Lock(lock) => commands::lock::run(&world, lock).await.and_then(print_some),
         Command::Rehearse(args) => {
-            let report = rehearse::rehearse(&world, args.config.as_deref(), args.ci, &args.rehearsal).await?;
+            let report = rehearse::rehearse(
+                &world,
+                args.config.clone().or_else(|| Inputs::of(&world.vars).path("config")).as_deref(),
+                args.ci,
+                &args.rehearsal,
+            )
+            .await?;
             Ok(finish(&world, &report))
         }
         Command::Check(_) | Command::Schema | Command::Completions { .. } | Command::Explain(_) => Ok(0), // done without a runtime

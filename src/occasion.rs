@@ -71,7 +71,9 @@ fn own_head(event: &Event) -> std::result::Result<(), Stop> {
 }
 
 fn merged_branch(event: &Event) -> std::result::Result<String, Stop> {
-    let branch = event.branch.clone().or_else(|| event.default_branch.clone());
+    // A GitLab job without a branch is about a tag or a merge request: its commit is not on the default branch.
+    let in_gitlab = event.more.gitlab.is_some() && event.more.run.id.is_some();
+    let branch = event.branch.clone().or_else(|| event.default_branch.clone().filter(|_| !in_gitlab));
     branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))
 }
 
@@ -88,6 +90,7 @@ fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
         }
         Kind::PullRequest => by_pull_request_action(event),
         Kind::MergeRequest => pull_request(event, true),
+        Kind::PreviewStop if event.pr.is_none() => ignored("the environment is stopped; by its name it is no preview of a merge request"),
         Kind::PreviewStop => pull_request(event, false),
         Kind::MergeGroup => Err(skip(Reason::EventMergeGroup, "the merge queue only checks; the merge itself deploys")),
         Kind::Release => by_release_action(event),
@@ -123,6 +126,9 @@ fn push(event: &Event, is_default: bool) -> std::result::Result<Occasion, Stop> 
 }
 
 fn tag(event: &Event) -> std::result::Result<Occasion, Stop> {
+    if event.more.draft && event.kind == Kind::PushTag {
+        return Err(skip(Reason::EventDraft, "the release of this tag is still to come")); // GitLab's upcoming releases
+    }
     let tag = event.tag.clone().ok_or_else(|| refuse(Reason::InputEvent, "the tag is not known: name it with --tag"))?;
     if let Some(before) = &event.more.moved_from {
         let sentence =

@@ -36,6 +36,9 @@ pub struct Args {
     /// The AWS region of the registry
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
+    /// The default branch (default: the remote's, or main)
+    #[arg(long, value_name = "NAME")]
+    branch: Option<String>,
     /// The commit of the action to pin (default: that of this version's release, asked from GitHub)
     #[arg(long, value_name = "SHA")]
     pin: Option<String>,
@@ -98,6 +101,7 @@ struct Facts {
 /// Writes the files; what stdout gets.
 pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     let asker = Asker { terminal: std::io::stdin().is_terminal() && std::io::stderr().is_terminal() };
+    at_the_root()?;
     let facts = facts(world, args, &asker)?;
     let pin = match facts.host {
         Host::GitHub => Some(pin(world, args).await?),
@@ -106,7 +110,7 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     let mut files = vec![("tidegate.yml", filled(args.preset.config(), &facts, None))];
     files.extend(args.preset.files(facts.host).iter().map(|(path, text)| (*path, filled(text, &facts, pin.as_deref()))));
     let written = write(world, args, &asker, &files)?;
-    let next = "next: edit clusters and namespaces in tidegate.yml, then `tidegate check`, `tidegate rehearse merge`, `tidegate doctor`";
+    let next = "next: edit role, clusters, namespaces and queues in tidegate.yml, then `tidegate check`, `tidegate rehearse merge`, `tidegate doctor`";
     world.console.line(next);
     if facts.host == Host::GitHub {
         world.console.line("the AWS role has to trust this repository: `tidegate doctor` in a job shows the line for its trust policy");
@@ -129,7 +133,7 @@ fn facts(world: &World, args: &Args, asker: &Asker) -> Result<Facts> {
     let here = std::env::current_dir().ok().and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
     let name = path.rsplit('/').next().filter(|name| !name.is_empty()).map(str::to_owned).or(here).unwrap_or_else(|| "app".into());
     let project = asker.ask(&args.project, "project", &plain(&name));
-    if project.is_empty() || slug(&project, 40) != project {
+    if project.is_empty() || slug(&project, 40) != project || plain(&project) != project {
         let sentence = format!("{project:?} cannot be a project's name");
         return Err(Error::new(Reason::InputInvalid, sentence).hint("use lower-case letters, digits and hyphens, as neuro-ui"));
     }
@@ -144,15 +148,54 @@ fn facts(world: &World, args: &Args, asker: &Asker) -> Result<Facts> {
     if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
         return Err(Error::new(Reason::InputInvalid, format!("{region:?} is not an AWS region")).hint("--region us-west-2"));
     }
-    let branch = checkout.default_branch().or_else(|| checkout.branch()).unwrap_or_else(|| "main".into());
-    Ok(Facts { host: args.ci.unwrap_or(guessed), project, account, region, branch })
+    let known = ["main", "master", "trunk"].into_iter().find(|name| checkout.tip(name).is_some()).map(str::to_owned);
+    // In a repository without a commit the branch at hand is the only one there will be.
+    let unborn = || checkout.branch().filter(|_| checkout.head().is_none());
+    let branch = args.branch.clone().or_else(|| checkout.default_branch()).or(known).or_else(unborn).unwrap_or_else(|| "main".into());
+    let host_of_ci = args.ci.unwrap_or(guessed);
+    let why = if args.ci.is_some() {
+        "--ci"
+    } else if host.is_empty() {
+        "there is no remote: --ci chooses"
+    } else {
+        "by the remote; --ci chooses"
+    };
+    let name = match host_of_ci {
+        Host::GitHub => "GitHub",
+        Host::GitLab => "GitLab",
+    };
+    world.console.line(&format!("for {name} ({why}), project {project}, default branch {branch}"));
+    if host_of_ci == Host::GitLab && args.pin.is_some() {
+        return Err(Error::new(Reason::InputInvalid, "--pin is for the GitHub action")
+            .hint("the component is taken by its version: leave --pin out"));
+    }
+    Ok(Facts { host: host_of_ci, project, account, region, branch })
+}
+
+/// CI systems look for their files at the root of a repository only.
+fn at_the_root() -> Result<()> {
+    let Some(root) = Checkout::here().root() else { return Ok(()) };
+    if std::fs::canonicalize(".").is_ok_and(|here| here == root) {
+        return Ok(());
+    }
+    let sentence = format!("this is a folder inside the repository {}", root.display());
+    Err(Error::new(Reason::InputInvalid, sentence)
+        .hint("run `tidegate init` at its root; a project in a folder is named by the inputs `working-directory` or `config`"))
 }
 
 /// A repository's name as a project's.
 fn plain(name: &str) -> String {
     let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(40).collect();
     let plain = plain.trim_matches('-').to_owned();
-    if plain.is_empty() { "app".into() } else { plain }
+    // What YAML takes for a number or a word of its own needs a letter in front.
+    let is_text = serde_yaml::from_str::<serde_yaml::Value>(&plain).is_ok_and(|value| value.is_string());
+    if plain.is_empty() {
+        "app".into()
+    } else if is_text {
+        plain
+    } else {
+        format!("app-{plain}")
+    }
 }
 
 /// The files are valid as they stand; what is special to a project takes the place of the example's.
@@ -161,7 +204,7 @@ fn filled(text: &str, facts: &Facts, pin: Option<&str>) -> String {
     let text = text.replace("dkr.ecr.us-west-2.amazonaws.com", &format!("dkr.ecr.{}.amazonaws.com", facts.region));
     let text = text.replace("neuro-ui", &facts.project).replace("123456789012", &facts.account);
     let text = text.replace("branches: [main]", &format!("branches: [{}]", serde_json::Value::from(facts.branch.as_str())));
-    let text = text.replace("[\"main\"]", "[main]").replace("tidegate@0.0.0", concat!("tidegate@", env!("CARGO_PKG_VERSION")));
+    let text = text.replace("[\"main\"]", "[main]").replace("tidegate@v0.0.0", concat!("tidegate@v", env!("CARGO_PKG_VERSION")));
     text.replace(UNPINNED, pin.unwrap_or(UNPINNED))
 }
 
@@ -202,6 +245,14 @@ fn write(world: &World, args: &Args, asker: &Asker, files: &[(&str, String)]) ->
             if there.contains(&".gitlab-ci.yml") { format!("overwrite with --force; {include}") } else { "overwrite with --force".into() };
         let sentence = format!("nothing was written: {} is there already, with other content", there.join(", "));
         return Err(Error::new(Reason::InputInvalid, sentence).hint(hint));
+    }
+    for (path, _) in files {
+        let in_the_way =
+            Path::new(path).ancestors().skip(1).find(|folder| folder.exists() && !folder.is_dir() && !folder.as_os_str().is_empty());
+        if let Some(file) = in_the_way.map(Path::to_owned).or_else(|| Path::new(path).is_dir().then(|| PathBuf::from(path))) {
+            let sentence = format!("nothing was written: {} is in the way of {path}", file.display());
+            return Err(Error::new(Reason::InputInvalid, sentence).hint("move it away"));
+        }
     }
     let mut written = Vec::new();
     for (path, text) in files {

@@ -52,7 +52,21 @@ pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)
     }
     let looks = tried.into_values().map(|(_, look)| look);
     let found: Vec<Vec<Finding>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
-    found.concat()
+    once(found.concat())
+}
+
+/// Places that fail for want of credentials repeat what AWS said already: they are named, without the remedy again.
+fn once(mut found: Vec<Finding>) -> Vec<Finding> {
+    let mut told: Vec<String> = Vec::new();
+    for finding in &mut found {
+        let Some(fix) = finding.fix.clone().filter(|_| finding.reason == Some(Reason::AuthMissing)) else { continue };
+        if told.contains(&fix) {
+            finding.fix = None;
+        } else {
+            told.push(fix);
+        }
+    }
+    found
 }
 
 /// Which roles are assumed at all; `None` stands for the credentials at hand.
@@ -92,7 +106,7 @@ async fn identity(world: &World, loaded: &Loaded, role: Option<String>) -> Vec<F
         && let Ok(token) = identity.token().await
         && let Some(Claims { subject, audience, .. }) = Claims::of(&token)
     {
-        found.push(Finding::good(topic, format!("this job's identity token: sub = {subject}, aud = {audience}")));
+        found.push(Finding::good(topic, format!("this job's identity token: sub = {subject}, aud = {}", audience.join(", "))));
     }
     let asked = async {
         let access = Access { region: loaded.config.aws.region.clone(), role: role.clone() };

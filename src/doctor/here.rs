@@ -146,6 +146,7 @@ pub(super) async fn state(world: &World, place: &Place) -> Vec<Finding> {
     };
     let looked = async {
         let key = place.key(&name)?;
+        place.store.confirm().await?;
         place.store.list(&key.folder("lock")).await?;
         place.store.history(&key).await?;
         Ok(format!("leases and records can be read; they hold back {}", place.store.scope))

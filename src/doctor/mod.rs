@@ -8,6 +8,7 @@ use crate::cli::{File, Format};
 use crate::commands::place::Place;
 use crate::config::Loaded;
 use crate::context::{Decision, Outcome, Request};
+use crate::delivery::parse_set;
 use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
 use crate::plan::{self, Plan};
@@ -159,7 +160,8 @@ async fn with_config(world: &World, args: &Args, place: &Place, found: &mut Vec<
 /// What a delivery to this environment would consist of; the version is nobody's.
 fn plan_of(world: &World, place: &Place, name: &str) -> Result<Plan> {
     let Loaded { config, .. } = &place.loaded;
-    let variables = Variables::resolve(config, &[], &world.vars)?;
+    let set = parse_set(&crate::inputs::Inputs::of(&world.vars).lines("set"))?;
+    let variables = Variables::resolve(config, &set, &world.vars)?;
     let mut event = place.event.clone();
     event.pr = event.pr.or(Some(0));
     let version = Version::parse("0.0.0-doctor")?;

@@ -54,6 +54,14 @@ impl Context<'_> {
         let tag = self.var("CI_COMMIT_TAG").map(|name| format!("refs/tags/{name}"));
         // CI_COMMIT_REF_NAME would be the source branch in a merge request's pipeline.
         event.set_ref(tag.or_else(|| self.var("CI_COMMIT_BRANCH").map(|name| format!("refs/heads/{name}"))));
+        // Up to four, also of other projects: Acme/web/Demo!3,Acme/fork!7
+        let own = format!("{}!", self.vars.get("CI_PROJECT_PATH").unwrap_or_default());
+        let open = self.vars.get("CI_OPEN_MERGE_REQUESTS").unwrap_or_default().split(',');
+        event.more.open_request = open.filter_map(|request| request.trim().strip_prefix(&own)?.parse().ok()).next();
+        if self.number().is_some() || self.vars.get("CI_MERGE_REQUEST_ID").is_some() {
+            event.pr = self.number().or(Some(0)); // a child of a merge request's pipeline, perhaps of a fork's
+            self.whose(&mut event);
+        }
         Ok(event)
     }
 
@@ -107,7 +115,8 @@ impl Context<'_> {
     fn stop(&self) -> Event {
         let mut event = Event::of(Kind::PreviewStop);
         event.set_sha(self.sha("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA").or_else(|| self.sha("CI_COMMIT_SHA")));
-        event.pr = self.number().or_else(|| trailing_number(self.vars.get("CI_ENVIRONMENT_NAME")?));
+        let project = self.vars.get("CI_PROJECT_NAME").unwrap_or_default();
+        event.pr = self.number().or_else(|| number_of(self.vars.get("CI_ENVIRONMENT_NAME")?, project));
         if self.number().is_some() {
             self.whose(&mut event);
         }
@@ -132,10 +141,11 @@ impl Context<'_> {
     }
 }
 
-/// 12 of `review/demo-pr-12`.
-fn trailing_number(name: &str) -> Option<u64> {
-    let at = name.rfind(|c: char| !c.is_ascii_digit())? + 1;
-    name.get(at..)?.parse().ok()
+/// 12 of `review/mr-12` and of `review/demo-mr-12`, where the project is called demo; branches have numbers as well.
+fn number_of(environment: &str, project: &str) -> Option<u64> {
+    let last = environment.rsplit('/').next()?;
+    let own = last.strip_prefix(project).and_then(|rest| rest.strip_prefix('-')).unwrap_or(last);
+    own.strip_prefix("mr-").or_else(|| own.strip_prefix("pr-"))?.parse().ok()
 }
 
 #[cfg(test)]
@@ -188,6 +198,7 @@ mod tests {
             ("external", Kind::Unknown),
             ("external_pull_request_event", Kind::Unknown),
             ("ondemand_dast_scan", Kind::Unknown),
+            ("ondemand_dast_validation", Kind::Unknown),
             ("security_orchestration_policy", Kind::Unknown),
         ] {
             let event = read(&job(source).with("CI_COMMIT_BRANCH", "main")).unwrap();
@@ -195,6 +206,9 @@ mod tests {
             assert!(event.is_default_branch && event.branch.as_deref() == Some("main"), "{source}");
         }
         assert!(read(&Vars::from([("GITLAB_CI", "true")])).is_err());
+        let open =
+            read(&job("push").with("CI_COMMIT_BRANCH", "change").with("CI_OPEN_MERGE_REQUESTS", "Acme/fork!7,Acme/web/Demo!3")).unwrap();
+        assert_eq!(open.more.open_request, Some(3));
     }
 
     #[test]
@@ -242,11 +256,27 @@ mod tests {
 
     #[test]
     fn a_stop_job_comes_before_all_else() {
-        let stop = |vars: Vars| read(&vars.with("CI_ENVIRONMENT_ACTION", "stop").with("CI_ENVIRONMENT_NAME", "review/demo-pr-12")).unwrap();
+        let stop = |vars: Vars| {
+            read(
+                &vars
+                    .with("CI_ENVIRONMENT_ACTION", "stop")
+                    .with("CI_PROJECT_NAME", "demo")
+                    .with("CI_ENVIRONMENT_NAME", "review/demo-pr-12"),
+            )
+            .unwrap()
+        };
         let of_merge_request = stop(merge_request("detached"));
         assert_eq!((of_merge_request.kind, of_merge_request.pr), (Kind::PreviewStop, Some(3)));
         let of_branch = stop(job("push").with("CI_COMMIT_BRANCH", "main"));
         assert_eq!((of_branch.kind, of_branch.pr, of_branch.is_default_branch), (Kind::PreviewStop, Some(12), false));
-        assert_eq!(trailing_number("production"), None);
+        for (name, number) in
+            [("review/demo-mr-12", Some(12)), ("mr-7", Some(7)), ("review/fix-pr-42", None), ("review/v2", None), ("", None)]
+        {
+            assert_eq!(number_of(name, "demo"), number, "{name}");
+        }
+        let child =
+            read(&merge_request("detached").with("CI_PIPELINE_SOURCE", "parent_pipeline").with("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "8"))
+                .unwrap();
+        assert_eq!((child.kind, child.is_fork), (Kind::Triggered, Some(true)));
     }
 }

@@ -147,6 +147,8 @@ pub struct More {
     pub inputs: BTreeMap<String, String>,
     /// The environment a `deployment` event names.
     pub deployment_environment: Option<String>,
+    /// An open merge request of the pushed branch (GitLab).
+    pub open_request: Option<u64>,
     /// The address of GitLab's API, where the repository is on one.
     pub gitlab: Option<String>,
     /// A deploy freeze is on (GitLab says so and stops nothing).

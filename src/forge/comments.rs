@@ -95,7 +95,7 @@ pub async fn upsert(thread: &Thread<'_>, section: &Section<'_>) -> Result<Writte
         let wanted = own.iter().skip(1).fold(first.body.clone(), |body, other| adopt(&body, &other.body));
         let wanted = merge(&wanted, section);
         lost = None;
-        if wanted == first.body && own.len() == 1 {
+        if wanted.trim_end() == first.body.trim_end() && own.len() == 1 {
             return Ok(result);
         }
         match thread.edit(first.id, &wanted).await {
@@ -106,15 +106,21 @@ pub async fn upsert(thread: &Thread<'_>, section: &Section<'_>) -> Result<Writte
         if result == Written::Unchanged {
             result = Written::Edited;
         }
-        for other in own.iter().skip(1) {
-            match thread.delete(other.id).await {
-                Ok(()) => {}
-                Err(error) if error.gone => {} // another run was faster
-                Err(error) => return Err(error),
-            }
-        }
+        remove(thread, own.get(1..).unwrap_or_default()).await?;
     }
     lost.map_or(Ok(result), Err)
+}
+
+/// What was adopted goes; another run may be faster.
+async fn remove(thread: &Thread<'_>, others: &[Found]) -> Result<()> {
+    for other in others {
+        match thread.delete(other.id).await {
+            Ok(()) => {}
+            Err(error) if error.gone => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The marker counts only as the first line: a quoted comment is not ours.

@@ -6,6 +6,7 @@
 use crate::checkout::Ancestry;
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha};
+use crate::inputs::Inputs;
 use crate::tools::http::{chain, client as http_client, is_passing, is_repeatable, retry_after};
 use crate::tools::secret::Secret;
 use crate::tools::wait::{Backoff, Clock};
@@ -35,6 +36,8 @@ pub struct GitLab {
     path: String,
     /// The CI job we are.
     pub(super) job: Option<Job>,
+    /// The deployment that GitLab keeps for this job.
+    pub(super) own: std::sync::Arc<std::sync::OnceLock<u64>>,
 }
 
 /// The CI job that this process is.
@@ -114,7 +117,11 @@ impl Client {
                     continue;
                 }
                 Ok(Ok(Sent::Moved(to))) => return Err(format!("it moved to {to}, and on")),
-                Ok(Ok(Sent::Passing(_, Some(asked)))) if asked <= LONGEST_WAIT && !last => asked,
+                Ok(Ok(Sent::Passing(answer, Some(asked))))
+                    if asked <= LONGEST_WAIT && !last && (repeatable || answer.status() == http::StatusCode::TOO_MANY_REQUESTS) =>
+                {
+                    asked
+                }
                 Ok(Ok(Sent::Passing(_, None))) if repeatable && !last => backoff.pause(),
                 Ok(Ok(Sent::Passing(answer, _) | Sent::Answer(answer))) => return Ok(answer),
                 Ok(Err(why)) if !repeatable || last => return Err(why),
@@ -171,11 +178,13 @@ pub(super) struct Plain<'a> {
     pub(super) path: String,
     pub(super) query: Vec<(&'a str, String)>,
     pub(super) form: Vec<(String, String)>,
+    /// A file.
+    pub(super) raw: Option<String>,
 }
 
 impl Plain<'_> {
     pub(super) fn get(path: String) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), form: Vec::new() }
+        Self { method: Method::GET, path, query: Vec::new(), form: Vec::new(), raw: None }
     }
 }
 
@@ -195,6 +204,9 @@ impl Endpoint for Plain<'_> {
     }
 
     fn body(&self) -> std::result::Result<Option<(&'static str, Vec<u8>)>, BodyError> {
+        if let Some(text) = &self.raw {
+            return Ok(Some(("application/octet-stream", text.clone().into_bytes())));
+        }
         if self.form.is_empty() {
             return Ok(None);
         }
@@ -210,7 +222,7 @@ impl GitLab {
         let (Some(api), Some(path)) = (&event.more.gitlab, &event.more.repository) else {
             return Ok(Err("no project (CI_PROJECT_PATH, --repository)".into()));
         };
-        let access = vars.get("GITLAB_TOKEN").map(|text| Token::Access(Secret::new(text)));
+        let access = Inputs::of(vars).text("token").or_else(|| vars.get("GITLAB_TOKEN")).map(|text| Token::Access(Secret::new(text)));
         let Some(token) = access.or_else(|| vars.get("CI_JOB_TOKEN").map(|text| Token::Job(Secret::new(text)))) else {
             return Ok(Err("no token (GITLAB_TOKEN: an access token with the scope `api`; a CI job has CI_JOB_TOKEN as well)".into()));
         };
@@ -226,7 +238,10 @@ impl GitLab {
             Token::Job(secret) | Token::Access(secret) => secret.clone(),
         };
         let client = Client { http: http_client(vars)?, base, token, clock };
-        Ok(Ok((Self { client, project: number.unwrap_or_else(|| path.clone()), path: path.clone(), job }, secret)))
+        Ok(Ok((
+            Self { client, project: number.unwrap_or_else(|| path.clone()), path: path.clone(), job, own: std::sync::Arc::default() },
+            secret,
+        )))
     }
 
     /// group/name.
@@ -401,7 +416,8 @@ impl GitLab {
         let Some(id) = id.parse().ok().filter(|_| self.has_access_token()) else { return Ok(None) };
         let job = built(jobs::Job::builder().project(&self.project).job(id).build())?;
         let status = self.find(&job, "read a job").await?.and_then(|job| text(&job, "/status"));
-        Ok(status.map(|status| matches!(status.as_str(), "success" | "failed" | "canceled" | "skipped")))
+        // GitLab says "canceled" while the runner still stops the job: then its lease's own time decides.
+        Ok(status.filter(|status| status != "canceled").map(|status| matches!(status.as_str(), "success" | "failed" | "skipped")))
     }
 
     /// What an access token says of itself: scopes, and when it ends.

@@ -101,7 +101,7 @@ impl GitLab {
     /// Records that a delivery begins; its id. The job's own deployment counts as that.
     pub async fn begin_deployment(&self, new: &NewDeployment<'_>, reference: (&str, bool)) -> Result<u64> {
         let place = self.place(new.environment);
-        if let Some(own) = self.own_deployment(place).await? {
+        if let Some(own) = self.own_deployment(place, new.sha).await? {
             return Ok(own);
         }
         let (name, tag) = reference;
@@ -117,12 +117,18 @@ impl GitLab {
         made.ok_or_else(|| Error::new(Reason::ForgeFailed, "GitLab did not record the deployment"))
     }
 
-    /// The deployment that GitLab made for this job.
-    async fn own_deployment(&self, place: &str) -> Result<Option<u64>> {
+    /// The deployment that GitLab made for this job, if it is about this commit: that of a version by hand is another one.
+    async fn own_deployment(&self, place: &str, sha: &str) -> Result<Option<u64>> {
         let Some(job) = self.job.as_ref().filter(|job| job.environment.is_some()) else { return Ok(None) };
         let newest = self.deployments_of(place, 20).await?;
-        let own = newest.iter().find(|deployment| deployment.job.as_ref().is_some_and(|(id, _)| *id == job.id));
-        Ok(own.map(|own| own.id))
+        let own = newest
+            .iter()
+            .find(|deployment| deployment.job.as_ref().is_some_and(|(id, _)| *id == job.id) && deployment.sha == sha)
+            .map(|own| own.id);
+        if let Some(own) = own {
+            let _known = self.own.set(own);
+        }
+        Ok(own)
     }
 
     /// A deployment of this commit that we made through the API and that has not ended.
@@ -133,13 +139,16 @@ impl GitLab {
 
     /// Ends a deployment. That of a job ends with the job: GitLab refuses to change it, and nothing is lost.
     pub async fn end_deployment(&self, status: &DeploymentStatus<'_>) -> Result<()> {
+        if status.state == DeploymentState::InProgress {
+            return Ok(()); // it was made so
+        }
         let said = match status.state {
             DeploymentState::InProgress => Status::Running,
             DeploymentState::Success => Status::Success,
             DeploymentState::Failure => Status::Failed,
             DeploymentState::Error | DeploymentState::Inactive => Status::Canceled,
         };
-        if self.job.as_ref().is_some_and(|job| job.environment.is_some()) {
+        if self.own.get() == Some(&status.id) {
             return Ok(());
         }
         let endpoint = built(EditDeployment::builder().project(&self.project).deployment_id(status.id).status(said).build())?;
@@ -210,13 +219,58 @@ impl GitLab {
         Ok(text(&made, "/web_url"))
     }
 
-    /// The job that holds a resource group now; `None` when nobody does, or when this GitLab (before 18.6) cannot say.
-    pub async fn holder_of(&self, resource_group: &str) -> Result<Option<u64>> {
+    /// The job that holds a resource group now. Before 18.6, and to the job's own token, GitLab does not tell.
+    pub async fn holder_of(&self, resource_group: &str) -> Result<Holder> {
         if !self.has_access_token() {
-            return Ok(None);
+            return Ok(Holder::Untold);
         }
-        let path = self.at(&format!("resource_groups/{}/current_job", super::github::encode(resource_group)));
-        let found = self.find(&Plain::get(path), "read the resource group").await?;
-        Ok(found.and_then(|job| job.pointer("/id").and_then(Value::as_u64)))
+        let group = self.at(&format!("resource_groups/{}", super::github::encode(resource_group)));
+        if let Some(found) = self.find(&Plain::get(format!("{group}/current_job")), "read the holder of the resource group").await? {
+            return Ok(found.pointer("/id").and_then(Value::as_u64).map_or(Holder::Nobody, Holder::Job));
+        }
+        let known = self.find(&Plain::get(group), "read the resource group").await?;
+        Ok(if known.is_some() { Holder::Untold } else { Holder::NoGroup })
     }
+
+    /// A file of a generic package, the newest of its name; nothing when there is none.
+    pub async fn package(&self, (name, version, file): (&str, &str, &str)) -> Result<Option<Value>> {
+        self.find(&Plain::get(self.at(&package_path(name, version, file))), "read the records (package registry)").await
+    }
+
+    /// Writes a file of a generic package.
+    pub async fn put_package(&self, (name, version, file): (&str, &str, &str), text: String) -> Result<()> {
+        let endpoint = Plain { method: Method::PUT, raw: Some(text), ..Plain::get(self.at(&package_path(name, version, file))) };
+        let written = self.ask(&endpoint, "write the records (package registry)").await;
+        written.map(drop).map_err(|error| {
+            error.hint(
+                "records are kept in a generic package: the package registry has to be on (Settings > General > Visibility) and has to take \
+                 duplicates (Settings > Packages and registries of the group); or keep them in S3 or Redis (`state:`)",
+            )
+        })
+    }
+
+    /// The versions of a generic package.
+    pub async fn package_versions(&self, name: &str) -> Result<Vec<String>> {
+        let query = vec![("package_type", "generic".to_owned()), ("package_name", name.to_owned())];
+        let found = self.pages(Plain { query, ..Plain::get(self.at("packages")) }, Pagination::Limit(500), "list the packages").await?;
+        let ours = found.iter().filter(|package| text(package, "/name").as_deref() == Some(name));
+        Ok(ours.filter_map(|package| text(package, "/version")).collect())
+    }
+}
+
+fn package_path(name: &str, version: &str, file: &str) -> String {
+    format!("packages/generic/{name}/{}/{file}", super::github::encode(version))
+}
+
+/// Who holds a resource group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// This job.
+    Job(u64),
+    /// Nobody, although there is such a group.
+    Nobody,
+    /// There is no such group.
+    NoGroup,
+    /// GitLab does not say.
+    Untold,
 }

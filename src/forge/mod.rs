@@ -153,6 +153,14 @@ impl Forge {
         }
     }
 
+    /// Whether the release of a tag is announced for a later day (GitLab's upcoming releases).
+    pub async fn is_upcoming(&self, tag: &str) -> Result<bool> {
+        match self {
+            Self::GitLab(gitlab) => Ok(gitlab.release(tag).await?.unwrap_or(false)),
+            Self::GitHub(_) | Self::Absent { .. } => Ok(false),
+        }
+    }
+
     /// Whether it can say how commits relate.
     pub fn compares(&self) -> bool {
         match self {

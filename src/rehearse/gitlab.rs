@@ -29,7 +29,7 @@ pub struct Project {
     pub environments: Vec<(String, bool)>,
     /// Commit statuses: the commit and what was sent.
     pub statuses: Vec<(String, BTreeMap<String, String>)>,
-    /// The job that holds each resource group.
+    /// The job that holds each resource group; 0 when nobody does.
     pub resource_groups: BTreeMap<String, u64>,
     /// Jobs and their statuses.
     pub jobs: BTreeMap<u64, String>,
@@ -37,6 +37,10 @@ pub struct Project {
     pub releases: Vec<String>,
     /// Pipelines that were started: the project and what was sent.
     pub pipelines: Vec<(String, BTreeMap<String, String>)>,
+    /// Files of generic packages, by path.
+    pub packages: BTreeMap<(String, String, String), String>,
+    /// Whether the package registry is off.
+    pub no_packages: bool,
     /// Commands that were found in notes: each of them would have been carried out.
     pub quick_actions: Vec<String>,
     /// The scopes of the access token; `api` when nothing is said.
@@ -173,7 +177,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
 /// <https://docs.gitlab.com/ci/jobs/ci_job_token/#job-token-access>
 fn job_may(method: &str, parts: &[&str]) -> bool {
     match parts {
-        ["projects", _, "deployments" | "environments" | "releases", ..] => true,
+        ["projects", _, "deployments" | "environments" | "releases" | "packages", ..] => true,
         ["projects", _, "repository", "tags" | "branches" | "commits", ..] => method == "GET",
         ["projects", _, "merge_requests", ..] => method == "GET",
         ["projects", _, "trigger", "pipeline"] => method == "POST",
@@ -191,24 +195,7 @@ fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
                 "permissions": {"project_access": {"access_level": gitlab.level.unwrap_or(30)}, "group_access": null},
             }),
         ),
-        ("GET", ["repository", "tags", name]) => commit_of(github.commit(&format!("tags/{name}")), name),
-        ("GET", ["repository", "branches", name]) => commit_of(github.commit(&format!("heads/{name}")), name),
-        ("GET", ["repository", "commits", sha]) => match github.commit(sha) {
-            Some(sha) => json_answer(200, &commit(&sha)),
-            None => refused(404, "404 Commit Not Found"),
-        },
-        ("GET", ["repository", "commits", sha, "merge_requests"]) => {
-            let of = |merge: &&MergeRequest| merge.merge_commit.as_deref() == Some(*sha) || merge.sha == *sha;
-            let found = gitlab.merge_requests.iter().filter(|(_, merge)| of(merge));
-            json_answer(200, &found.map(|(number, merge)| merge_request(github, *number, merge)).collect())
-        }
-        ("GET", ["repository", "merge_base"]) => {
-            let refs: Vec<String> = asked.parameters("refs[]");
-            match merge_base(github, &refs) {
-                Some(sha) => json_answer(200, &commit(&sha)),
-                None => refused(404, "404 Merge Base Not Found"),
-            }
-        }
+        ("GET", ["repository", rest @ ..]) => repository(github, gitlab, asked, rest),
         ("GET", ["merge_requests", number]) => {
             let number = number.parse().unwrap_or(0);
             match gitlab.merge_requests.get(&number) {
@@ -238,10 +225,64 @@ fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
             Some((id, status)) => json_answer(200, &json!({"id": id, "status": status})),
             None => refused(404, "404 Not found"),
         },
-        ("GET", ["resource_groups", key, "current_job"]) => match gitlab.resource_groups.get(*key) {
-            Some(job) => json_answer(200, &json!({"id": job, "status": "running"})),
-            None => refused(404, "404 Not Found"),
+        (method, ["packages", rest @ ..]) => packages(gitlab, asked, method, rest),
+        ("GET", ["resource_groups", key, rest @ ..]) => match (gitlab.resource_groups.get(*key), rest) {
+            (Some(0), ["current_job"]) => json_answer(200, &Value::Null),
+            (Some(job), ["current_job"]) => json_answer(200, &json!({"id": job, "status": "running"})),
+            (Some(_), []) => json_answer(200, &json!({"id": 1, "key": key, "process_mode": "unordered"})),
+            _other => refused(404, "404 Not Found"),
         },
+        _other => refused(404, "404 Not Found"),
+    }
+}
+
+/// What the project's git says.
+fn repository(github: &github::Forge, gitlab: &Project, asked: &Asked, rest: &[&str]) -> Response {
+    match rest {
+        ["tags", name] => commit_of(github.commit(&format!("tags/{name}")), name),
+        ["branches", name] => commit_of(github.commit(&format!("heads/{name}")), name),
+        ["commits", sha] => match github.commit(sha) {
+            Some(sha) => json_answer(200, &commit(&sha)),
+            None => refused(404, "404 Commit Not Found"),
+        },
+        ["commits", sha, "merge_requests"] => {
+            let of = |merge: &MergeRequest| merge.merge_commit.as_deref() == Some(*sha) || merge.sha == *sha;
+            let found = gitlab.merge_requests.iter().filter(|(_, merge)| of(merge));
+            json_answer(200, &found.map(|(number, merge)| merge_request(github, *number, merge)).collect())
+        }
+        ["merge_base"] => match merge_base(github, &asked.parameters("refs[]")) {
+            Some(sha) => json_answer(200, &commit(&sha)),
+            None => refused(404, "404 Merge Base Not Found"),
+        },
+        _other => refused(404, "404 Not Found"),
+    }
+}
+
+/// Generic packages: the newest file of a name is the one that is read.
+fn packages(gitlab: &mut Project, asked: &Asked, method: &str, rest: &[&str]) -> Response {
+    if gitlab.no_packages {
+        return refused(403, "403 Forbidden");
+    }
+    match (method, rest) {
+        ("GET", []) => {
+            let name = asked.parameter("package_name").unwrap_or_default();
+            let found = gitlab.packages.keys().filter(|(package, _, _)| *package == name);
+            page(
+                asked,
+                found.map(|(name, version, _)| json!({"id": 1, "name": name, "version": version, "package_type": "generic"})).collect(),
+            )
+        }
+        ("GET", ["generic", name, version, file]) => {
+            match gitlab.packages.get(&((*name).to_owned(), (*version).to_owned(), (*file).to_owned())) {
+                Some(text) => json_answer(200, &serde_json::from_str(text).unwrap_or(Value::Null)),
+                None => refused(404, "404 Not Found"),
+            }
+        }
+        ("PUT", ["generic", name, version, file]) => {
+            let text = String::from_utf8_lossy(&asked.body).into_owned();
+            gitlab.packages.insert(((*name).to_owned(), (*version).to_owned(), (*file).to_owned()), text);
+            json_answer(201, &json!({"message": "201 Created"}))
+        }
         _other => refused(404, "404 Not Found"),
     }
 }
@@ -290,7 +331,7 @@ fn note_answer(note: &Note) -> Value {
 }
 
 fn notes(gitlab: &mut Project, asked: &Asked, method: &str, (merge_request, rest): (u64, &[&str])) -> Response {
-    let body = asked.form().remove("body").unwrap_or_default();
+    let body = asked.form().remove("body").unwrap_or_default().trim_end().to_owned(); // GitLab stores it so
     if matches!(method, "POST" | "PUT") {
         gitlab.quick_actions.extend(body.lines().filter(|line| line.starts_with('/')).map(str::to_owned));
         if body.chars().count() > 1_000_000 {

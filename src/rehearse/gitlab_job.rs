@@ -6,10 +6,11 @@ use super::{PULL_REQUEST, Rehearsal};
 use crate::vars::Vars;
 
 /// The job's id.
-const JOB: &str = "1";
+const JOB: u64 = 1;
 
 /// The variables of the job, in place of those of a GitHub job.
 pub(super) fn of(sandbox: &Sandbox, repository: &str, sha: &str, rehearsal: &Rehearsal, vars: Vars) -> Vars {
+    let group = format!("{}/rehearsal", repository.rsplit('/').next().unwrap_or("app"));
     let merged = matches!(rehearsal, Rehearsal::Merge | Rehearsal::PrClosed);
     sandbox.with(|outside| {
         let state = if merged { "merged" } else { "opened" };
@@ -17,10 +18,10 @@ pub(super) fn of(sandbox: &Sandbox, repository: &str, sha: &str, rehearsal: &Reh
         let request = MergeRequest { state: state.into(), sha: sha.to_owned(), merge_commit, source_project: PROJECT };
         // A release comes with the commit of its merge.
         outside.gitlab.merge_requests.entry(PULL_REQUEST).or_insert(request);
+        outside.gitlab.resource_groups.insert(group.clone(), JOB);
     });
     let kept = vars.starting_with("").filter(|(name, _)| !name.starts_with("GITHUB_"));
     let mut job: Vars = kept.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let group = format!("{}/rehearsal", repository.rsplit('/').next().unwrap_or("app"));
     for (name, value) in [
         ("GITLAB_CI", "true"),
         ("CI_API_V4_URL", &format!("{}/api/v4", sandbox.url("gitlab"))),
@@ -29,7 +30,7 @@ pub(super) fn of(sandbox: &Sandbox, repository: &str, sha: &str, rehearsal: &Reh
         ("CI_PROJECT_ID", &PROJECT.to_string()),
         ("CI_DEFAULT_BRANCH", "main"),
         ("CI_COMMIT_SHA", sha),
-        ("CI_JOB_ID", JOB),
+        ("CI_JOB_ID", &JOB.to_string()),
         ("CI_JOB_URL", &format!("https://gitlab.com/{repository}/-/jobs/{JOB}")),
         ("CI_JOB_STARTED_AT", "2026-01-01T00:00:00Z"),
         ("CI_JOB_TOKEN", JOB_TOKEN),

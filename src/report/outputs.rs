@@ -35,6 +35,9 @@ pub fn outputs(report: &Report, report_file: Option<&Path>) -> Vec<(&'static str
 pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<String> {
     let vars = &world.vars;
     let mut warnings = Vec::new();
+    // Later steps see the workspace elsewhere: its own part of a path says nothing to them.
+    let workspace = vars.get("GITHUB_WORKSPACE").or_else(|| vars.get("CI_PROJECT_DIR")).map(Path::new);
+    let report_file = report_file.map(|path| workspace.and_then(|folder| path.strip_prefix(folder).ok()).unwrap_or(path));
     if let Some(path) = vars.get("GITHUB_OUTPUT") {
         let text: String = outputs(report, report_file).iter().map(|(name, value)| heredoc(name, value)).collect();
         if let Err(error) = append(path, &text) {
@@ -42,14 +45,16 @@ pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<
         }
     }
     if vars.is_true("GITLAB_CI") && !world.rehearsal {
-        let path = vars.get("TIDEGATE_DOTENV").unwrap_or("tidegate.env");
+        let folder = vars.get("CI_PROJECT_DIR").map(Path::new).filter(|folder| folder.is_dir()).unwrap_or(Path::new(""));
+        let path = folder.join(vars.get("TIDEGATE_DOTENV").unwrap_or("tidegate.env"));
         let (text, left_out) = dotenv(&outputs(report, report_file), world.console.redactor());
-        if let Err(error) = write_for_owner(Path::new(path), &text) {
-            warnings.push(format!("the outputs cannot be written to {path}: {error}"));
+        if let Err(error) = write_for_owner(&path, &text) {
+            warnings.push(format!("the outputs cannot be written to {}: {error}", path.display()));
         }
-        if !left_out.is_empty() && report_file.is_none() {
+        if !left_out.is_empty() {
             let names = left_out.join(", ");
-            world.console.dim(&format!("  outputs that a dotenv report cannot hold are left out ({names}): `--report FILE` has them"));
+            let them = if report_file.is_some() { "the report file has them" } else { "`--report FILE` has them" };
+            world.console.dim(&format!("  outputs that a dotenv report cannot hold are left out ({names}): {them}"));
         }
     }
     if let Some(path) = vars.get("GITHUB_STEP_SUMMARY")
@@ -74,15 +79,27 @@ pub fn write_report(report: &Report, path: &Path, world: &World) -> Result<()> {
 }
 
 /// Writes a file that belongs to the owner of its folder: in a container we are root, and the runner has to clean up.
+/// A checkout may hold links: a path inside the working directory must stay there, and a link in its place is replaced.
 fn write_for_owner(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, chown};
-    std::fs::write(path, text)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (folder, file) = (std::fs::metadata(folder)?, std::fs::metadata(path)?);
-    if file.uid() != folder.uid() {
-        let _not_root = chown(path, Some(folder.uid()), Some(folder.gid()));
+    use std::os::unix::fs::{MetadataExt, lchown};
+    let named = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (folder, here) = (std::fs::canonicalize(named)?, std::fs::canonicalize(".")?);
+    if path.is_relative() && !folder.starts_with(&here) {
+        return Err(std::io::Error::other(format!("{} leads out of the working directory", named.display())));
     }
-    Ok(())
+    let name = path.file_name().ok_or_else(|| std::io::Error::other("it names no file"))?;
+    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(&folder)?;
+    file.write_all(text.as_bytes())?;
+    let owner = std::fs::metadata(&folder)?;
+    if file.as_file().metadata()?.uid() != owner.uid() {
+        let _not_root = lchown(file.path(), Some(owner.uid()), Some(owner.gid()));
+    }
+    file.persist(folder.join(name)).map(drop).map_err(|error| error.error)
+}
+
+/// As a file that was made in the usual way: whoever collects it has to read it.
+fn readable() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }
 
 fn append(path: &str, text: &str) -> std::io::Result<()> {

@@ -45,8 +45,8 @@ impl<'a> Teller<'a> {
     pub async fn begin(&mut self, plan: &Plan, event: &Event) {
         let Some(sha) = plan.commit.as_deref().filter(|_| self.pull_request.is_none() && self.mode != CommentMode::Never) else { return };
         match self.forge.pull_request_of(sha, event.branch.as_deref()).await {
-            Ok(found) => self.pull_request = found,
-            Err(error) => self.world.console.warning(&format!("the pull request of this commit is not found: {error}")),
+            Ok(found) => self.pull_request = found.or(event.more.open_request),
+            Err(error) => self.world.console.warning(&format!("the pull or merge request of this commit is not found: {error}")),
         }
     }
 
@@ -146,11 +146,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    /// A missing permission is said in full: it is the same every time until somebody gives it.
     fn untold(&self, name: &str, error: &Error) {
         self.world.console.warning(&format!("{name} is not told: {error}"));
-        if error.reason == Reason::AuthDenied {
-            error.lines().iter().skip(1).for_each(|line| self.world.console.line(&format!("  {line}")));
-        }
     }
 }

@@ -49,6 +49,16 @@ impl Runner<'_> {
     /// On a runner that is thrown away, a file holds nobody back: good enough for some places, not for those that people guard.
     fn scope(&self) -> Result<()> {
         let Some(lock) = &self.prepared.plan.lock else { return Ok(()) };
+        let plan = &self.prepared.plan;
+        if let Some(declared) = self.prepared.store.declared().filter(|declared| !plan.is_preview && *declared != plan.display_environment)
+        {
+            let sentence = format!(
+                "this job has `environment: {declared}`, so its resource group and approvals are not those of {}, which it would deploy to",
+                plan.display_environment
+            );
+            return Err(Error::new(Reason::LockScope, sentence)
+                .hint("deploy to each environment in a job of its own; variables of a pipeline win over those of a job: was TIDEGATE_INPUT_ENVIRONMENT set there?"));
+        }
         let config = &self.prepared.loaded.config;
         let rules = self.prepared.plan.environment.as_ref().and_then(|name| config.environments.get(name));
         let guarded = rules.is_some_and(|rules| rules.when.as_slice().iter().any(|when| matches!(when, When::Event(WhenEvent::Manual))));

@@ -135,9 +135,7 @@ impl<'a> Ledger<'a> {
     /// The forge, where it only gets a copy of the record for people.
     fn copied(&self) -> Option<(&Forge, &Key)> {
         match &self.prepared.forge {
-            forge @ (Forge::GitHub(_) | Forge::GitLab(_)) if !matches!(self.prepared.store.kind(), Kind::Forge | Kind::Job) => {
-                Some((forge, &self.prepared.key))
-            }
+            forge @ (Forge::GitHub(_) | Forge::GitLab(_)) if self.prepared.store.kind() != Kind::Forge => Some((forge, &self.prepared.key)),
             Forge::GitHub(_) | Forge::GitLab(_) | Forge::Absent { .. } => None,
         }
     }

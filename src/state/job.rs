@@ -1,23 +1,22 @@
-//! State where there is nothing but GitLab: its resource group is the lock, its deployments are the records.
+//! State where there is nothing but GitLab: the job's resource group is the lock, a generic package holds the records.
 //!
-//! GitLab starts one job of a resource group at a time, so a lease is only a number here, kept in this process. What it
-//! has no place for is a journal: producers that a killed run left stopped are not known to the next one.
-//! <https://docs.gitlab.com/ci/resource_groups/>
+//! GitLab starts one job of a resource group at a time, so a lease is only a number here, kept in this process. Its own
+//! deployments are for people only: they say "success" also of a job that had nothing to do.
+//! <https://docs.gitlab.com/ci/resource_groups/>, <https://docs.gitlab.com/user/packages/generic_packages/>
 
-use super::records::{Ended, Record, Shown, on_forge};
-use super::{Entry, Key};
-use crate::error::{Error, Reason, Result, Verdict};
-use crate::forge::deployments::DeploymentStatus;
+use super::{Entry, plain, unplain, unreadable};
+use crate::error::{Error, Reason, Result};
 use crate::forge::gitlab::GitLab;
-use crate::forge::gitlab_records::Deployed;
-use crate::run::lease::RunRef;
+use crate::forge::gitlab_records::Holder;
 use crate::vars::Vars;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// How far back a look goes.
-const LOOK_BACK: usize = 50;
+/// The one file of a package.
+const FILE: &str = "records.json";
+/// How many records an environment keeps: the file is written as a whole.
+const KEPT: usize = 40;
 
 /// The job we are.
 #[derive(Clone)]
@@ -26,6 +25,7 @@ pub struct Job {
     resource_group: Option<String>,
     /// Seconds since 1970 at which the job started: jobs of a resource group follow each other.
     started: u64,
+    /// Leases, which nobody else has to see, and records as they were last read.
     objects: Arc<Mutex<BTreeMap<String, (Value, u64)>>>,
 }
 
@@ -48,6 +48,11 @@ impl Job {
         self.resource_group.as_deref()
     }
 
+    /// The environment that the job's `environment:` names.
+    pub fn environment(&self) -> Option<&str> {
+        self.gitlab.job().and_then(|job| job.environment.as_deref())
+    }
+
     /// The number below that of our lease.
     pub fn floor(&self) -> u64 {
         self.started.saturating_sub(1)
@@ -56,111 +61,99 @@ impl Job {
     /// Whether the resource group is held by this job, as far as GitLab says.
     pub async fn confirm(&self) -> Result<()> {
         let (Some(group), Some(own)) = (&self.resource_group, self.gitlab.job()) else { return Ok(()) };
-        match self.gitlab.holder_of(group).await? {
-            Some(holder) if holder != own.id => {
-                let sentence = format!("this job ({}) does not hold the resource group {group}: job {holder} does", own.id);
-                Err(Error::new(Reason::LockLost, sentence).hint(
-                    "write `resource_group: ` with this very name into the job, or take TIDEGATE_RESOURCE_GROUP out of its variables",
-                ))
-            }
-            Some(_) | None => Ok(()),
+        let sentence = match self.gitlab.holder_of(group).await? {
+            Holder::Job(holder) if holder == own.id => return Ok(()),
+            Holder::Untold => return Ok(()),
+            Holder::Job(holder) => format!("this job ({}) does not hold the resource group {group}: job {holder} does", own.id),
+            Holder::Nobody => format!("this job ({}) does not hold the resource group {group}: nobody does", own.id),
+            Holder::NoGroup => format!("there is no resource group {group}"),
+        };
+        Err(Error::new(Reason::LockLost, sentence)
+            .hint("write `resource_group: ` with this very name into the job, or take TIDEGATE_RESOURCE_GROUP out of its variables"))
+    }
+
+    /// What is in a folder.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        if let Some(package) = Package::of(folder) {
+            let found = self.fetch(&package).await?;
+            self.keep(folder, &found);
         }
-    }
-
-    /// What is in a folder of this process.
-    pub fn list(&self, folder: &str) -> Vec<Entry> {
         let prefix = format!("{folder}/");
-        let Ok(objects) = self.objects.lock() else { return Vec::new() };
+        let Ok(objects) = self.objects.lock() else { return Ok(Vec::new()) };
         let inside = objects.iter().filter_map(|(path, (_, mark))| Some((path.strip_prefix(&prefix)?, mark)));
-        inside.map(|(name, mark)| Entry { name: name.to_owned(), mark: mark.to_string(), stamp: None }).collect()
+        Ok(inside.map(|(name, mark)| Entry { name: name.to_owned(), mark: mark.to_string(), stamp: None }).collect())
     }
 
-    /// What an object holds.
+    /// What an object of a list holds.
     pub fn read(&self, folder: &str, name: &str) -> Option<Value> {
         self.objects.lock().ok()?.get(&format!("{folder}/{name}")).map(|(value, _)| value.clone())
     }
 
     /// Writes an object; its mark.
-    pub fn put(&self, folder: &str, name: &str, value: &Value) -> Option<String> {
-        let mut objects = self.objects.lock().ok()?;
+    pub async fn put(&self, folder: &str, name: &str, value: &Value) -> Result<Option<String>> {
+        if let Some(package) = Package::of(folder) {
+            let mut records = self.fetch(&package).await?;
+            records.insert(name.to_owned(), value.clone());
+            while records.len() > KEPT {
+                let oldest = records.keys().min().cloned().unwrap_or_default();
+                records.remove(&oldest);
+            }
+            let text = json!({"schema": 1, "records": records}).to_string();
+            self.gitlab.put_package((&package.name, &package.version, FILE), text).await?;
+            self.keep(folder, &records);
+        }
+        let Ok(mut objects) = self.objects.lock() else { return Ok(None) };
         let mark = objects.values().map(|(_, mark)| *mark).max().unwrap_or(0) + 1;
         objects.insert(format!("{folder}/{name}"), (value.clone(), mark));
-        Some(mark.to_string())
+        Ok(Some(mark.to_string()))
     }
 
-    /// Removes an object.
+    /// Removes a lease; old records go when new ones come.
     pub fn delete(&self, folder: &str, name: &str) {
-        if let Ok(mut objects) = self.objects.lock() {
+        if let (None, Ok(mut objects)) = (Package::of(folder), self.objects.lock()) {
             objects.remove(&format!("{folder}/{name}"));
         }
     }
 
-    /// What GitLab's deployments say of an environment, newest first, up to the one that runs. Our own is not history.
-    pub async fn history(&self, key: &Key) -> Result<Vec<Record>> {
-        let place = self.gitlab.place(key.environment());
-        let own = self.gitlab.job().map(|job| job.id);
-        let mut history = Vec::new();
-        for deployment in self.gitlab.deployments_of(place, LOOK_BACK).await? {
-            let waits = matches!(deployment.status.as_str(), "created" | "blocked" | "skipped");
-            if waits || deployment.job.as_ref().is_some_and(|(id, _)| Some(*id) == own) {
-                continue;
-            }
-            let settled = deployment.status == "success";
-            history.push(self.record(key, deployment));
-            if settled {
-                break;
-            }
-        }
-        Ok(history)
+    /// The environments of a project that have records, as they are called in folders.
+    pub async fn folders(&self, project: &str) -> Result<Vec<String>> {
+        let versions = self.gitlab.package_versions(&package_name(project)).await?;
+        Ok(versions.into_iter().map(|version| version.replace('+', "=")).collect())
     }
 
-    fn record(&self, key: &Key, deployment: Deployed) -> Record {
-        let Deployed { id, status, sha, reference, created_at, who, job } = deployment;
-        let verdict = match status.as_str() {
-            "success" => Some(Verdict::Deployed),
-            "failed" => Some(Verdict::Failed),
-            "running" => None,
-            _canceled => Some(Verdict::Cancelled),
-        };
-        let repository = Some(self.repository().to_owned());
-        let run = job.map(|(id, url)| RunRef { repository, id: id.to_string(), attempt: 1, url });
-        let is_version = crate::version::Version::parse(&reference).is_ok_and(|version| version.is_semver());
-        let version = if is_version { reference.trim_start_matches('v').to_owned() } else { crate::event::short(&sha) };
-        let created: Option<jiff::Timestamp> = created_at.parse().ok();
-        let fence = created.and_then(|at| u64::try_from(at.as_second()).ok()).unwrap_or(0);
-        Record {
-            schema: 1,
-            project: key.project.clone(),
-            key: id.to_string(),
-            fence: fence.min(self.floor()),
-            environment: key.environment().to_owned(),
-            version,
-            commit: Some(sha),
-            plan: String::new(),
-            images: Vec::new(),
-            who,
-            run,
-            begun: created_at.clone(),
-            replaces: None,
-            journal: Vec::new(),
-            ended: verdict.map(|verdict| Ended { at: created_at, verdict, sentence: format!("GitLab's deployment {id}: {status}") }),
-            deployment: Some(id),
+    async fn fetch(&self, package: &Package) -> Result<Map<String, Value>> {
+        let Some(found) = self.gitlab.package((&package.name, &package.version, FILE)).await? else { return Ok(Map::new()) };
+        let place = format!("the package {} {} of {}", package.name, package.version, self.repository());
+        match found.get("records") {
+            Some(Value::Object(records)) => Ok(records.clone()),
+            Some(_) | None => Err(unreadable(&place, "it holds no records")),
         }
     }
 
-    /// Records that a delivery begins.
-    pub async fn begin(&self, key: &Key, record: &Record, shown: &Shown) -> Result<u64> {
-        let (name, is_tag) = &shown.reference;
-        on_forge(key, record, shown, async |new| self.gitlab.begin_deployment(new, (name, *is_tag)).await).await
+    fn keep(&self, folder: &str, records: &Map<String, Value>) {
+        let Ok(mut objects) = self.objects.lock() else { return };
+        let prefix = format!("{folder}/");
+        objects.retain(|path, _| !path.starts_with(&prefix));
+        for (name, value) in records {
+            objects.insert(format!("{prefix}{name}"), (value.clone(), 0));
+        }
     }
+}
 
-    /// Ends a record.
-    pub async fn end(&self, status: &DeploymentStatus<'_>) -> Result<()> {
-        self.gitlab.end_deployment(status).await
-    }
+/// Where the records of an environment are: a package of the project, whose versions are the environments.
+struct Package {
+    name: String,
+    version: String,
+}
 
-    /// The environments there are.
-    pub async fn environments(&self) -> Result<Vec<String>> {
-        self.gitlab.environments().await
+impl Package {
+    fn of(folder: &str) -> Option<Self> {
+        let (project, environment) = folder.strip_suffix("/records")?.split_once('/')?;
+        Some(Self { name: package_name(project), version: environment.replace('=', "+") })
     }
+}
+
+/// Letters, digits, dots, hyphens and underscores are all that GitLab takes.
+fn package_name(project: &str) -> String {
+    format!("tidegate-{}", plain(&unplain(project)).replace('=', "."))
 }

@@ -23,7 +23,7 @@ pub mod s3;
 /// One lease and its records: an environment of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    pub(in crate::state) project: String,
+    project: String,
     environment: String,
 }
 
@@ -91,7 +91,7 @@ pub enum Kind {
     Redis,
     /// Files of this machine.
     File,
-    /// The resource group of a GitLab job, and GitLab's deployments.
+    /// The resource group of a GitLab job, and a generic package.
     Job,
 }
 
@@ -206,8 +206,8 @@ impl Store {
             }
             Forge::Absent { why } => {
                 let sentence = format!("leases and records are kept on the forge (`state: auto`), but there is {why}");
-                let hint = "give the step a token with `contents: write` and `deployments: write`, or keep the state elsewhere: \
-                            `state: s3://bucket/prefix`, `state: redis://host`";
+                let hint = "GitHub: give the step a token with `contents: write` and `deployments: write`; GitLab: a job has CI_JOB_TOKEN; \
+                            or keep the state elsewhere: `state: s3://bucket/prefix`, `state: redis://host`";
                 let error = Error::new(Reason::LockUnreachable, sentence).hint(hint);
                 Self { backend: Backend::Absent(Box::new(error)), scope: "nobody".into() }
             }
@@ -246,7 +246,7 @@ impl Store {
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         let mut entries = match &self.backend {
             Backend::Forge(refs) => refs.list(folder).await,
-            Backend::Job(job) => Ok(job.list(folder)),
+            Backend::Job(job) => job.list(folder).await,
             Backend::S3(bucket) => bucket.list(folder).await,
             Backend::Redis(server) => server.list(folder).await,
             Backend::File(files) => files.list(folder).await,
@@ -282,7 +282,7 @@ impl Store {
     pub async fn create(&self, folder: &str, name: &str, value: &Value) -> Result<Option<String>> {
         match &self.backend {
             Backend::Forge(refs) => refs.create(folder, name, value).await,
-            Backend::Job(job) => Ok(job.put(folder, name, value)), // nobody else sees it
+            Backend::Job(job) => job.put(folder, name, value).await, // only leases are created, and nobody else sees those
             Backend::S3(bucket) => bucket.create(folder, name, value).await,
             Backend::Redis(server) => server.create(folder, name, value).await,
             Backend::File(files) => files.create(folder, name, value).await,
@@ -295,7 +295,7 @@ impl Store {
     pub async fn put(&self, folder: &str, name: &str, value: &Value) -> Result<Option<String>> {
         match &self.backend {
             Backend::Forge(refs) => refs.put(folder, name, value).await,
-            Backend::Job(job) => Ok(job.put(folder, name, value)),
+            Backend::Job(job) => job.put(folder, name, value).await,
             Backend::S3(bucket) => bucket.put(folder, name, value).await.map(Some),
             Backend::Redis(server) => server.put(folder, name, value).await.map(Some),
             Backend::File(files) => files.put(folder, name, value).await.map(Some),
@@ -333,6 +333,14 @@ impl Store {
         match &self.backend {
             Backend::Job(job) => job.confirm().await.map_err(refuse),
             Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => Ok(()),
+        }
+    }
+
+    /// The environment whose lock and approvals the job has, where it says so.
+    pub fn declared(&self) -> Option<&str> {
+        match &self.backend {
+            Backend::Job(job) => job.environment(),
+            Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => None,
         }
     }
 

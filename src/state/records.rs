@@ -219,8 +219,9 @@ impl Store {
     pub async fn history(&self, key: &Key) -> Result<Vec<Record>> {
         match &self.backend {
             Backend::Forge(refs) => history_on_forge(refs.github(), key).await.map_err(refuse),
-            Backend::Job(job) => job.history(key).await.map_err(refuse),
-            Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => self.history_in_objects(key).await,
+            Backend::Job(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {
+                self.history_in_objects(key).await
+            }
         }
     }
 
@@ -247,11 +248,7 @@ impl Store {
                     Some(on_forge(key, record, shown, async |new| refs.github().create_deployment(new).await).await.map_err(refuse)?);
                 return Ok(());
             }
-            Backend::Job(job) => {
-                record.deployment = Some(job.begin(key, record, shown).await.map_err(refuse)?);
-                return Ok(());
-            }
-            Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {}
+            Backend::Job(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {}
         }
         let folder = key.folder("records");
         self.put(&folder, &record.name(), &record.json()).await?;
@@ -279,8 +276,6 @@ impl Store {
         let status = record.deployment.map(|id| DeploymentStatus { id, state, description, log_url, environment_url: None });
         match (&self.backend, status) {
             (Backend::Forge(refs), Some(status)) => refs.github().set_deployment(&status).await.map_err(refuse),
-            (Backend::Job(_), _) if state == DeploymentState::InProgress => Ok(()), // GitLab has no place for a journal
-            (Backend::Job(job), Some(status)) => job.end(&status).await.map_err(refuse),
             _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
         }
     }
@@ -293,14 +288,14 @@ impl Store {
                 let ours = |record: &Deployment| record.payload.get("project").and_then(Value::as_str) == Some(project);
                 known.map(|known| known.into_iter().filter(ours).map(|record| record.environment).collect())
             }
-            Backend::Job(job) => job.environments().await,
+            Backend::Job(job) => job.folders(&super::plain(project)).await,
             Backend::S3(bucket) => bucket.folders(&super::plain(project)).await,
             Backend::Redis(server) => server.folders(&super::plain(project)).await,
             Backend::File(files) => files.folders(&super::plain(project)).await,
             Backend::Absent(error) => Err((**error).clone()),
         }
         .map_err(refuse)?;
-        if !matches!(self.backend, Backend::Forge(_) | Backend::Job(_)) {
+        if !matches!(self.backend, Backend::Forge(_)) {
             places.iter_mut().for_each(|place| *place = super::unplain(place));
         }
         places.sort();

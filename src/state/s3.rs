@@ -5,6 +5,7 @@
 use super::{Entry, unreadable};
 use crate::error::{Error, Reason, Result};
 use crate::tools::aws::{self, Access};
+use crate::tools::wait::Clock;
 use crate::vars::Vars;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
@@ -12,6 +13,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// An object is small; a larger one is not ours.
@@ -90,7 +92,10 @@ impl Bucket {
         let mut tries = 1;
         loop {
             match self.read_once(folder, name).await {
-                Err(error) if error.lost && tries < 4 => tries += 1,
+                Err(error) if error.lost && tries < 8 => {
+                    Clock::real().sleep(Duration::from_millis(50 * tries)).await; // it is being written at this moment
+                    tries += 1;
+                }
                 answer => return answer,
             }
         }

@@ -51,7 +51,9 @@ pub enum Endpoint {
 impl Endpoint {
     /// The engine that `DOCKER_HOST` names, or the usual socket.
     pub fn of(vars: &Vars) -> Result<Self> {
-        let Some(host) = vars.get("DOCKER_HOST") else { return Ok(Self::Unix(DEFAULT_SOCKET.into())) };
+        let Some(host) = vars.get("TIDEGATE_DOCKER_HOST").or_else(|| vars.get("DOCKER_HOST")) else {
+            return Ok(Self::Unix(DEFAULT_SOCKET.into()));
+        };
         if let Some(path) = host.strip_prefix("unix://") {
             return Ok(Self::Unix(path.into()));
         }

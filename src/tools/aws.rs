@@ -26,7 +26,7 @@ impl Access {
         let region = self.region.as_deref().or_else(|| vars.get("AWS_REGION")).or_else(|| vars.get("AWS_DEFAULT_REGION"));
         region.map(str::to_owned).ok_or_else(|| {
             Error::new(Reason::InputInvalid, "no AWS region is known")
-                .hint("give --region, write `aws: {region: …}` in tidegate.yml, or set AWS_REGION")
+                .hint("set AWS_REGION, the input `aws-region`, `aws: {region: …}` in tidegate.yml, or --region of `tidegate drain`")
         })
     }
 }
@@ -43,6 +43,8 @@ pub async fn config(vars: &Vars, access: &Access, service: &str) -> Result<SdkCo
     if let Some(role) = &access.role {
         config = assume(vars, config, role, &region).await?;
     }
+    // Only what stands in our variables counts: a rehearsal has its own, and the SDK would read the process's.
+    config = config.into_builder().service_config(NoServiceConfig).build();
     let own = format!("AWS_ENDPOINT_URL_{service}");
     if let Some(url) = vars.get(&own).or_else(|| vars.get("AWS_ENDPOINT_URL")) {
         config = config.into_builder().endpoint_url(url).build();
@@ -90,6 +92,16 @@ fn trusting(context: tls::TlsContext) -> aws_smithy_runtime_api::client::http::S
     })
 }
 
+/// No settings of single services from the environment or from files.
+#[derive(Debug)]
+struct NoServiceConfig;
+
+impl aws_types::service_config::LoadServiceConfig for NoServiceConfig {
+    fn load_config(&self, _key: aws_types::service_config::ServiceConfigKey<'_>) -> Option<String> {
+        None
+    }
+}
+
 fn static_credentials(vars: &Vars) -> Option<Credentials> {
     let (id, key) = (vars.get("AWS_ACCESS_KEY_ID")?, vars.get("AWS_SECRET_ACCESS_KEY")?);
     let session = vars.get("AWS_SESSION_TOKEN").map(str::to_owned);
@@ -123,7 +135,7 @@ pub fn session(vars: &Vars, assumes: bool) -> Option<(Duration, &'static str)> {
     if vars.get("AWS_SESSION_TOKEN").is_some() {
         return Some((HOUR, "the AWS session of this job (AWS_SESSION_TOKEN)"));
     }
-    let fixed = vars.get("TIDEGATE_ID_TOKEN").is_some() && assumes;
+    let fixed = assumes && matches!(Identity::of(vars), Ok(Some(Identity::Fixed(_))));
     fixed.then_some((HOUR, "the AWS session of this job (its id token is fixed when the job starts)"))
 }
 
@@ -168,7 +180,7 @@ where
     }
     if matches!(error, SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)) && is_about_credentials(&chain) {
         return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials")).hint(
-            "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, --role); on GitLab: the same role and \
+            "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, `role-to-assume`); on GitLab: the same role and \
              `id_tokens: {TIDEGATE_ID_TOKEN: {aud: sts.amazonaws.com}}`; by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",
         );
     }
@@ -193,7 +205,9 @@ where
     Error::new(otherwise, sentence)
 }
 
+/// The SDK found nobody to ask for credentials. Somebody who was asked and did not answer is another thing.
 fn is_about_credentials(text: &str) -> bool {
     let text = text.to_lowercase();
-    text.contains("credential") || text.contains("identity")
+    let lost = ["connect", "dns", "timeout", "timed out", "certificate", "refused"];
+    (text.contains("credential") || text.contains("identity")) && !lost.iter().any(|word| text.contains(word))
 }

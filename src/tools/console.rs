@@ -18,6 +18,19 @@ pub enum Style {
     GitLab,
 }
 
+/// Variables whose values are secret in every job.
+const JOB_SECRETS: [&str; 9] = [
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "ACTIONS_RUNTIME_TOKEN",
+    "TIDEGATE_ID_TOKEN",
+    "TIDEGATE_REDIS_PASSWORD",
+    "CI_JOB_TOKEN",
+    "CI_REGISTRY_PASSWORD",
+    "GITLAB_TOKEN",
+];
+
 /// The console. Clones share the same stream and secrets.
 #[derive(Clone)]
 pub struct Console {
@@ -43,7 +56,12 @@ impl Console {
         };
         let wanted = vars.get("CLICOLOR_FORCE").is_some_and(|value| value != "0") || terminal || style == Style::GitLab;
         let colours = wanted && vars.get("NO_COLOR").is_none() && style != Style::GitHub;
-        Self::to(style, colours, Arc::new(Mutex::new(std::io::stderr())))
+        let console = Self::to(style, colours, Arc::new(Mutex::new(std::io::stderr())));
+        // GitLab has no masks at run time, and programs that we start inherit these.
+        for name in JOB_SECRETS {
+            vars.get(name).into_iter().for_each(|value| _ = console.redactor.learn(&Secret::new(value)));
+        }
+        console
     }
 
     /// A console that writes elsewhere.

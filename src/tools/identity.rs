@@ -44,7 +44,9 @@ impl Identity {
         if let (Some(url), Some(token)) = (vars.get("ACTIONS_ID_TOKEN_REQUEST_URL"), vars.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")) {
             return Ok(Some(Self::GitHub { client: http::client(vars)?, url: url.to_owned(), token: Secret::new(token) }));
         }
-        if let Some(token) = vars.get("TIDEGATE_ID_TOKEN") {
+        // A component makes the token in any case: who gives keys or a profile means those.
+        let has_keys = vars.get("AWS_ACCESS_KEY_ID").is_some() || vars.get("AWS_PROFILE").is_some();
+        if let Some(token) = vars.get("TIDEGATE_ID_TOKEN").filter(|_| !has_keys) {
             return Ok(Some(Self::Fixed(Secret::new(token.trim()))));
         }
         let file = vars.get("AWS_WEB_IDENTITY_TOKEN_FILE").filter(|_| vars.get("AWS_ROLE_ARN").is_none());
@@ -84,8 +86,8 @@ pub struct Claims {
     pub issuer: String,
     /// Whom it stands for.
     pub subject: String,
-    /// For whom it was made.
-    pub audience: String,
+    /// For whom it was made; mostly one.
+    pub audience: Vec<String>,
 }
 
 impl Claims {
@@ -94,19 +96,24 @@ impl Claims {
         let middle = token.expose().split('.').nth(1)?;
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(middle.trim_end_matches('=')).ok()?;
         let claims: Value = serde_json::from_slice(&bytes).ok()?;
-        let text = |name: &str| match claims.get(name) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
-            Some(_) | None => String::new(),
+        let several = |name: &str| match claims.get(name) {
+            Some(Value::String(text)) => vec![text.clone()],
+            Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            Some(_) | None => Vec::new(),
         };
-        Some(Self { issuer: text("iss"), subject: text("sub"), audience: text("aud") })
+        let text = |name: &str| several(name).join(", ");
+        Some(Self { issuer: text("iss"), subject: text("sub"), audience: several("aud") })
     }
 
     /// The condition of a role's trust policy that fits this token.
     pub fn condition(&self) -> String {
         let host = self.provider();
         let subject = (format!("{host}:sub"), json!(self.subject));
-        let audience = (format!("{host}:aud"), json!(self.audience));
+        let audience = match self.audience.as_slice() {
+            [one] => json!(one),
+            several => json!(several), // any of them fits
+        };
+        let audience = (format!("{host}:aud"), audience);
         let fits: serde_json::Map<String, Value> = [audience, subject].into_iter().collect();
         json!({"StringEquals": fits}).to_string()
     }
@@ -137,11 +144,11 @@ impl WebIdentity {
         let request = self.sts.assume_role_with_web_identity().role_arn(&self.role).role_session_name(&self.session);
         let answer = request.web_identity_token(token.expose()).send().await;
         let answer = answer.map_err(|error| match error.as_service_error() {
-            Some(said) => {
+            Some(said) if matches!(said.code(), Some("AccessDenied" | "InvalidIdentityToken" | "IDPRejectedClaim")) => {
                 let (code, message) = (said.code().unwrap_or("refused"), said.message().unwrap_or_default());
                 CredentialsError::provider_error(refusal(&self.role, &format!("{code}: {message}"), &token))
             }
-            None => CredentialsError::provider_error(error),
+            Some(_) | None => CredentialsError::provider_error(error),
         })?;
         let given = answer.credentials().ok_or_else(|| CredentialsError::unhandled("STS sends no credentials"))?;
         let expires = SystemTime::try_from(*given.expiration()).map_err(CredentialsError::unhandled)?;
@@ -160,7 +167,7 @@ fn refusal(role: &str, said: &str, token: &Secret) -> String {
          it fits a trust policy of the role with the principal arn:aws:iam::{account}:oidc-provider/{} and this line:\n\
          \"Condition\": {}",
         claims.subject,
-        claims.audience,
+        claims.audience.join(", "),
         claims.issuer,
         claims.provider(),
         claims.condition()
@@ -203,7 +210,7 @@ mod tests {
         let gitlab =
             token(&json!({"iss": "https://git.acme.io/gitlab", "aud": ["a", "b"], "sub": "project_path:g/p:ref_type:branch:ref:main"}));
         let claims = Claims::of(&gitlab).unwrap();
-        assert_eq!((claims.provider(), claims.audience.as_str()), ("git.acme.io/gitlab", "a, b"));
+        assert_eq!((claims.provider(), claims.audience.join("+").as_str()), ("git.acme.io/gitlab", "a+b"));
         assert_eq!(Claims::of(&Secret::new("no token")), None);
     }
 }

@@ -2,55 +2,14 @@
 
 use crate::world::{Ran, World};
 use std::collections::BTreeMap;
-use tidegate::rehearse::gitlab::{ACCESS_TOKEN, JOB_TOKEN, MergeRequest, Note, PROJECT};
+use tidegate::rehearse::gitlab::{MergeRequest, Note, PROJECT};
 use tidegate::rehearse::sandbox::{ClusterMood, Fault};
 
 const JOB: u64 = 501;
 
-/// A job of a pipeline on main, with an access token, in a resource group.
 fn job(source: &str) -> World {
     let mut world = World::new();
-    let sha = world.head();
-    for name in [
-        "GITHUB_ACTIONS",
-        "GITHUB_REPOSITORY",
-        "GITHUB_ACTOR",
-        "GITHUB_SERVER_URL",
-        "GITHUB_API_URL",
-        "GITHUB_RUN_ID",
-        "GITHUB_RUN_ATTEMPT",
-        "GITHUB_TOKEN",
-        "GITHUB_EVENT_PATH",
-        "GITHUB_OUTPUT",
-        "GITHUB_STEP_SUMMARY",
-    ] {
-        world.without(name);
-    }
-    let api = format!("{}/api/v4", world.sandbox.url("gitlab"));
-    for (name, value) in [
-        ("CI", "true"),
-        ("GITLAB_CI", "true"),
-        ("NO_COLOR", "1"),
-        ("CI_API_V4_URL", api.as_str()),
-        ("CI_SERVER_URL", "https://gitlab.com"),
-        ("CI_PROJECT_PATH", "acme/demo"),
-        ("CI_DEFAULT_BRANCH", "main"),
-        ("CI_PIPELINE_SOURCE", source),
-        ("CI_JOB_URL", "https://gitlab.com/acme/demo/-/jobs/501"),
-        ("CI_JOB_STARTED_AT", "2026-11-21T10:00:00Z"),
-        ("CI_JOB_TOKEN", JOB_TOKEN),
-        ("GITLAB_TOKEN", ACCESS_TOKEN),
-        ("GITLAB_USER_LOGIN", "ada"),
-        ("TIDEGATE_RESOURCE_GROUP", "demo/dev"),
-    ] {
-        world.var(name, value);
-    }
-    world.var("CI_PROJECT_ID", PROJECT.to_string()).var("CI_JOB_ID", JOB.to_string()).var("CI_COMMIT_SHA", sha.clone());
-    world.sandbox.with(|outside| {
-        let merged = MergeRequest { state: "merged".into(), sha: "f".repeat(40), merge_commit: Some(sha), source_project: PROJECT };
-        outside.gitlab.merge_requests.insert(3, merged);
-        outside.gitlab.resource_groups.insert("demo/dev".into(), JOB);
-    });
+    world.on_gitlab(source);
     world
 }
 
@@ -250,11 +209,16 @@ fn production_goes_by_inputs_and_only_in_a_resource_group() {
 #[test]
 fn a_resource_group_that_somebody_else_holds_stops_the_run() {
     let world = branch("push");
-    world.sandbox.with(|outside| outside.gitlab.resource_groups.insert("demo/dev".into(), 777));
-    let ran = world.run(&["run"]);
-    must(&world, &ran, 1, "lock.lost");
-    assert!(ran.err.contains("job 777 does"), "{}", ran.err);
-    assert_eq!(ran.count("PATCH /kube"), 0);
+    for (holder, said) in [(Some(777), "job 777 does"), (Some(0), "nobody does"), (None, "there is no resource group demo/dev")] {
+        world.sandbox.with(|outside| match holder {
+            Some(holder) => _ = outside.gitlab.resource_groups.insert("demo/dev".into(), holder),
+            None => outside.gitlab.resource_groups.clear(),
+        });
+        let ran = world.run(&["run"]);
+        must(&world, &ran, 1, "lock.lost");
+        assert!(ran.err.contains(said), "{}", ran.err);
+        assert_eq!(ran.count("PATCH /kube"), 0);
+    }
 }
 
 /// With the job's own token everything is delivered; what it may not do is said once, with what to do.
@@ -377,7 +341,7 @@ fn passing_failures_are_waited_out_and_a_moved_project_is_followed_on_its_own_ho
     assert_eq!(notes(&world).len(), 1);
     let away = branch("push");
     away.sandbox.with(|outside| {
-        outside.faults.push(Fault { times: 9, ..passing("/deployments?", 302, vec![("location", "http://127.0.0.9/steal")]) })
+        outside.faults.push(Fault { times: 9, ..passing("/packages/generic", 302, vec![("location", "http://127.0.0.9/steal")]) })
     });
     let ran = away.run(&["run"]);
     must(&away, &ran, 4, "lock.unreachable");
@@ -406,10 +370,8 @@ fn a_stop_job_without_a_configuration_says_where_to_keep_it() {
 }
 
 #[test]
-fn what_a_resource_group_cannot_remember_is_said_by_the_plan() {
+fn a_job_without_resource_group_is_warned_by_the_plan() {
     let mut world = branch("push");
-    world.configure("tags: [latest]", "tags: [latest]\n    gates:\n      - drain: {queues: [jobs], quiet: 1s, timeout: 10s, pause: {command: [./stop]}, resume: {command: [./start]}}");
-    assert!(world.run(&["plan"]).err.contains("GitLab keeps no journal"));
     world.without("TIDEGATE_RESOURCE_GROUP");
     assert!(world.run(&["plan"]).err.contains("this job is in no resource group"));
 }
@@ -427,4 +389,121 @@ fn the_components_inputs_are_described_and_in_the_readme() {
         assert!(input["description"].as_str().is_some_and(|text| text.len() > 20) && !input["default"].is_null(), "{name}");
         assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
     }
+}
+
+/// GitLab says "success" of every job that ends well, also of one that had nothing to do: only our own records count.
+#[test]
+fn deployments_of_jobs_that_did_nothing_are_no_records() {
+    let mut world = branch("push");
+    let first = world.head();
+    world.write("app", "two\n");
+    let newer = world.commit("two");
+    world.sandbox.with(|outside| {
+        outside.gitlab.start_job(400, "dev", &newer);
+        outside.gitlab.end_job(400, "success");
+        outside.gitlab.start_job(401, "dev", &newer); // still running, or its runner died
+    });
+    world.git(&["checkout", "--quiet", &first]);
+    world.var("CI_COMMIT_SHA", first.clone());
+    let ran = world.run(&["run"]);
+    must(&world, &ran, 0, "deploy.done");
+    assert!(world.runs_on("dev").contains(&first[..7]) && !ran.err.contains("warning:"), "{}", ran.err);
+    let foreign =
+        world.sandbox.with(|outside| outside.gitlab.deployments.iter().map(|deployment| deployment.status.clone()).collect::<Vec<_>>());
+    assert_eq!(foreign, ["success", "running", "success"], "what others made is left alone");
+}
+
+/// A record that was never ended belongs to a run that was killed: the next one says so and ends it.
+#[test]
+fn a_killed_runs_record_is_ended_by_the_next() {
+    let world = branch("push");
+    must(&world, &world.run(&["run"]), 0, "deploy.done");
+    world.sandbox.with(|outside| {
+        let text = outside.gitlab.packages.values_mut().next().unwrap();
+        let mut file: serde_json::Value = serde_json::from_str(text).unwrap();
+        let record = file["records"].as_object_mut().unwrap().values_mut().next().unwrap();
+        (record["plan"], record["version"]) = ("another".into(), "other".into());
+        record.as_object_mut().unwrap().remove("ended");
+        *text = file.to_string();
+    });
+    let ran = world.run(&["run"]);
+    must(&world, &ran, 0, "deploy.done");
+    assert!(ran.err.contains("run 501 ended without a word at deploy.kubernetes, with other"), "{}", ran.err);
+    let text = world.sandbox.with(|outside| outside.gitlab.packages.values().next().cloned()).unwrap();
+    assert!(text.contains(r#""verdict":"cancelled""#), "{text}");
+}
+
+#[test]
+fn a_project_without_package_registry_is_refused_with_the_way_out() {
+    let world = branch("push");
+    world.sandbox.with(|outside| outside.gitlab.no_packages = true);
+    let ran = world.run(&["run"]);
+    must(&world, &ran, 4, "lock.unreachable");
+    assert!(ran.err.contains("package registry"), "{}", ran.err);
+    assert_eq!(ran.count("PATCH /kube"), 0);
+}
+
+/// Variables of a pipeline win over a job's: a job must not deploy to another environment than the one it declares.
+#[test]
+fn a_job_deploys_only_to_the_environment_that_it_declares() {
+    let mut world = branch("push");
+    must(&world, &world.run(&["run"]), 0, "deploy.done");
+    let sha = world.head();
+    world.var("CI_ENVIRONMENT_NAME", "staging").var("TIDEGATE_INPUT_ENVIRONMENT", "production").var("TIDEGATE_INPUT_VERSION", sha);
+    let ran = world.run(&["run"]);
+    must(&world, &ran, 4, "lock.scope");
+    assert!(ran.err.contains("this job has `environment: staging`"), "{}", ran.err);
+    world.var("CI_ENVIRONMENT_NAME", "dev").without("TIDEGATE_INPUT_ENVIRONMENT").without("TIDEGATE_INPUT_VERSION");
+    let status = world.run(&["status", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    let shown = |name: &str| json["environments"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap()["version"].clone();
+    assert_eq!((shown("dev").as_str(), shown("staging").as_str()), (Some(&world.head()[..7]), None), "{json:#}");
+}
+
+#[test]
+fn children_of_a_forks_pipeline_and_merge_requests_are_no_merges() {
+    let mut child = branch("parent_pipeline");
+    child
+        .without("CI_COMMIT_BRANCH")
+        .var("CI_MERGE_REQUEST_IID", "12")
+        .var("CI_MERGE_REQUEST_PROJECT_ID", "7")
+        .var("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "8");
+    must(&child, &child.run(&["merge"]), 0, "event.fork");
+    must(&child, &child.run(&["deploy", "production", "1.2.3"]), 0, "event.fork");
+    let own = merge_request();
+    let ran = own.run(&["merge"]);
+    must(&own, &ran, 2, "input.event");
+    assert_eq!(ran.count("POST /build"), 0);
+    let mut mixed = branch("push");
+    mixed.configure("when: merge", "when: [merge, pull-request]");
+    mixed.configure("    when: pull-request\n    name", "    when: {branch: nothing}\n    name");
+    mixed.var("CI_DEPLOY_FREEZE", "true");
+    must(&mixed, &mixed.run(&["run"]), 4, "gate.freeze");
+}
+
+/// A checkout is not ours: what it links to must not be written.
+#[test]
+fn outputs_do_not_follow_links_of_the_checkout() {
+    let world = branch("push");
+    let away = tempfile::tempdir().unwrap();
+    std::fs::write(away.path().join("victim"), "untouched").unwrap();
+    std::os::unix::fs::symlink(away.path().join("victim"), world.path("tidegate.env")).unwrap();
+    std::os::unix::fs::symlink(away.path(), world.path("out")).unwrap();
+    let ran = world.run(&["run", "--report", "out/report.json"]);
+    assert!(ran.code == 2 && ran.err.contains("leads out of the working directory"), "{}", ran.err);
+    assert_eq!(std::fs::read_to_string(away.path().join("victim")).unwrap(), "untouched");
+    assert!(!away.path().join("report.json").exists());
+    assert!(!world.path("tidegate.env").is_symlink() && dotenv(&world)["TIDEGATE_REASON"] == "deploy.done");
+}
+
+/// A preview that is closed by hand, in a job without `environment:`, stops GitLab's environment.
+#[test]
+fn a_preview_closed_by_hand_stops_its_environment() {
+    let world = merge_request();
+    must(&world, &world.run(&["run"]), 0, "deploy.done");
+    world.sandbox.with(|outside| outside.gitlab.merge_requests.get_mut(&12).unwrap().state = "closed".into());
+    let ran = world.run(&["pr-closed"]);
+    must(&world, &ran, 0, "preview.kept");
+    assert!(!ran.err.contains("warning:"), "{}", ran.err);
+    assert_eq!(world.sandbox.with(|outside| outside.gitlab.environments.clone()), [("demo-pr-12".to_owned(), true)]);
 }

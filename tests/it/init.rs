@@ -86,7 +86,7 @@ fn a_gitlab_project_works_without_an_edit_and_is_known_by_its_remote() {
     assert_eq!(code, 0, "{err}");
     let written = files(folder.path());
     assert!(written.contains_key(".gitlab-ci.yml") && !written.keys().any(|name| name.starts_with(".github")), "{written:?}");
-    assert!(written[".gitlab-ci.yml"].contains(concat!("tidegate/tidegate/tidegate@", env!("CARGO_PKG_VERSION"))));
+    assert!(written[".gitlab-ci.yml"].contains(concat!("tidegate/tidegate/tidegate@v", env!("CARGO_PKG_VERSION"))));
     works(folder.path());
     let (_, _, err) = tidegate(folder.path(), &["rehearse", "merge"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);
     assert!(err.contains("as a GitLab job") && err.contains("merge request !12"), "{err}");
@@ -136,10 +136,42 @@ fn the_pin_is_asked_from_github() {
 
 #[test]
 fn impossible_values_are_told_before_anything_is_written() {
-    for args in [&["--account", "12"][..], &["--project", "Web Shop"], &["--region", "us west"], &["--pin", "main"]] {
+    for args in [
+        &["--ci", "gitlab", "--pin", PIN][..],
+        &["--project", "1e3"],
+        &["--account", "12"],
+        &["--project", "Web Shop"],
+        &["--region", "us west"],
+        &["--pin", "main"],
+    ] {
         let folder = project("https://github.com/acme/shop.git");
         let (code, _, err) = tidegate(folder.path(), &[&["init"], args].concat(), &[]);
         assert!(code == 2 && err.contains("(input.invalid)") && err.contains("→"), "{args:?}: {err}");
         assert!(!folder.path().join("tidegate.yml").exists());
     }
+}
+
+#[test]
+fn odd_places_and_names_are_met_before_anything_is_written() {
+    // A feature branch is not where merges go.
+    let folder = project("https://github.com/acme/1e3.git");
+    let git = |args: &[&str]| {
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.com"];
+        assert!(std::process::Command::new("git").args(who).args(args).current_dir(folder.path()).status().unwrap().success());
+    };
+    git(&["commit", "--quiet", "--allow-empty", "-m", "one"]);
+    git(&["remote", "remove", "origin"]);
+    git(&["branch", "-m", "main"]);
+    git(&["switch", "--quiet", "-c", "add-tidegate"]);
+    git(&["remote", "add", "origin", "https://github.com/acme/1e3.git"]);
+    std::fs::create_dir_all(folder.path().join("services/api")).unwrap();
+    let (code, _, err) = tidegate(&folder.path().join("services/api"), &["init", "--pin", PIN], &[]);
+    assert!(code == 2 && err.contains("a folder inside the repository"), "{err}");
+    std::fs::write(folder.path().join(".github"), "").unwrap();
+    let (code, _, err) = tidegate(folder.path(), &["init", "--pin", PIN, "--force"], &[]);
+    assert!(code == 2 && err.contains(".github is in the way") && !folder.path().join("tidegate.yml").exists(), "{err}");
+    std::fs::remove_file(folder.path().join(".github")).unwrap();
+    let (code, _, err) = tidegate(folder.path(), &["init", "--pin", PIN], &[]);
+    assert!(code == 0 && err.contains("for GitHub (by the remote; --ci chooses), project app-1e3, default branch main"), "{err}");
+    works(folder.path());
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use tidegate::rehearse::gitlab::{ACCESS_TOKEN, JOB_TOKEN, MergeRequest, PROJECT};
 use tidegate::rehearse::sandbox::{self, Sandbox};
 
 /// The configuration that most stories use.
@@ -117,6 +118,39 @@ impl World {
         ] {
             self.vars.insert(name.into(), value);
         }
+    }
+
+    /// A job of a GitLab pipeline in place of the GitHub job: job 501 of the project acme/demo.
+    pub fn on_gitlab(&mut self, source: &str) -> &mut Self {
+        self.vars.retain(|name, _| !name.starts_with("GITHUB_"));
+        let (api, sha) = (format!("{}/api/v4", self.sandbox.url("gitlab")), self.head());
+        for (name, value) in [
+            ("CI", "true"),
+            ("GITLAB_CI", "true"),
+            ("NO_COLOR", "1"),
+            ("CI_API_V4_URL", api.as_str()),
+            ("CI_SERVER_URL", "https://gitlab.com"),
+            ("CI_PROJECT_PATH", "acme/demo"),
+            ("CI_PROJECT_ID", "7"),
+            ("CI_DEFAULT_BRANCH", "main"),
+            ("CI_PIPELINE_SOURCE", source),
+            ("CI_COMMIT_SHA", sha.as_str()),
+            ("CI_JOB_ID", "501"),
+            ("CI_JOB_URL", "https://gitlab.com/acme/demo/-/jobs/501"),
+            ("CI_JOB_STARTED_AT", "2026-11-21T10:00:00Z"),
+            ("CI_JOB_TOKEN", JOB_TOKEN),
+            ("GITLAB_TOKEN", ACCESS_TOKEN),
+            ("GITLAB_USER_LOGIN", "ada"),
+            ("TIDEGATE_RESOURCE_GROUP", "demo/dev"),
+        ] {
+            self.var(name, value);
+        }
+        self.sandbox.with(|outside| {
+            let merged = MergeRequest { state: "merged".into(), sha: "f".repeat(40), merge_commit: Some(sha), source_project: PROJECT };
+            outside.gitlab.merge_requests.insert(3, merged);
+            outside.gitlab.resource_groups.insert("demo/dev".into(), 501);
+        });
+        self
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

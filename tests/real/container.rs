@@ -133,7 +133,9 @@ fn the_main_job_runs_as_githubs_runner_runs_it() {
     let summary = std::fs::read_to_string(job.temp.path().join("_runner_file_commands/step_summary_1")).unwrap();
     assert!(summary.contains("runs on dev"), "{summary}");
     assert!(job.world.path("report.json").exists(), "the host's path is the container's");
-    assert_eq!(owned_by_root(job.world.folder.path()), [] as [PathBuf; 0], "the runner has to clean up");
+    let mut left = owned_by_root(job.world.folder.path());
+    left.retain(|path| !path.ends_with(".outputs")); // the story's own copy
+    assert_eq!(left, [] as [PathBuf; 0], "the runner has to clean up");
     assert!(!ran.err.contains("dubious"), "{}", ran.err);
     // Again, with the words that a runner makes of empty arguments.
     let again = job.run(&["", ""]);

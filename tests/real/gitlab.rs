@@ -196,36 +196,9 @@ mod described {
     /// A job whose every request to GitLab goes through GitLab's description.
     fn job() -> (World, Prism) {
         let mut world = World::new();
-        let sha = world.head();
-        for name in ["GITHUB_ACTIONS", "GITHUB_TOKEN", "GITHUB_API_URL", "GITHUB_OUTPUT", "GITHUB_EVENT_PATH", "GITHUB_STEP_SUMMARY"] {
-            world.without(name);
-        }
+        world.on_gitlab("push").var("CI_COMMIT_BRANCH", "main");
         let prism = Prism::between(&world, "gitlab.openapi.json", &world.sandbox.url("gitlab"));
-        let api = format!("{}/api/v4", prism.address);
-        for (name, value) in [
-            ("GITLAB_CI", "true"),
-            ("NO_COLOR", "1"),
-            ("CI_API_V4_URL", api.as_str()),
-            ("CI_PROJECT_PATH", "acme/demo"),
-            ("CI_PROJECT_ID", "7"),
-            ("CI_DEFAULT_BRANCH", "main"),
-            ("CI_PIPELINE_SOURCE", "push"),
-            ("CI_COMMIT_BRANCH", "main"),
-            ("CI_COMMIT_SHA", sha.as_str()),
-            ("CI_JOB_ID", "501"),
-            ("CI_JOB_STARTED_AT", "2026-11-21T10:00:00Z"),
-            ("CI_JOB_TOKEN", JOB_TOKEN),
-            ("GITLAB_TOKEN", ACCESS_TOKEN),
-            ("GITLAB_USER_LOGIN", "ada"),
-            ("TIDEGATE_RESOURCE_GROUP", "demo/dev"),
-        ] {
-            world.var(name, value);
-        }
-        world.sandbox.with(|outside| {
-            let merged = MergeRequest { state: "merged".into(), sha: "f".repeat(40), merge_commit: Some(sha), source_project: PROJECT };
-            outside.gitlab.merge_requests.insert(3, merged);
-            outside.gitlab.resource_groups.insert("demo/dev".into(), 501);
-        });
+        world.var("CI_API_V4_URL", format!("{}/api/v4", prism.address));
         (world, prism)
     }
 
