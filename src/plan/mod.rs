@@ -56,6 +56,9 @@ pub struct Plan {
     /// Whether this environment belongs to a pull request.
     #[serde(skip)]
     pub is_preview: bool,
+    /// Whether something of this environment runs anywhere.
+    #[serde(skip)]
+    pub has_targets: bool,
     /// What happens to the other targets when one fails.
     #[serde(skip)]
     pub on_partial: config::OnPartial,
@@ -214,6 +217,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         let values = variables::values(event, config, decision, variables);
         plan.is_preview = rules.is_preview();
         plan.on_partial = rules.on_partial;
+        plan.has_targets = !rules.deploy.is_empty();
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
         builder.display_name()?;
         match (decision.outcome, request, event.kind) {
@@ -265,6 +269,7 @@ impl Plan {
             commit: None,
             display_environment: String::new(),
             is_preview: false,
+            has_targets: false,
             on_partial: config::OnPartial::Stop,
         }
     }

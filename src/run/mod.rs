@@ -86,7 +86,8 @@ fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
         Ok(()) if plan.outcome == Outcome::Remove => {
             // No target can remove what it did not make; once one can, this is `removed`.
             (report.verdict, report.reason) = (Verdict::Skipped, Reason::PreviewKept);
-            report.sentence = format!("{} is closed; its workloads were not made by tidegate and keep running", plan.display_environment);
+            let rest = if plan.has_targets { "its workloads were not made by tidegate and keep running" } else { "nothing of it ran" };
+            report.sentence = format!("{} is closed; {rest}", plan.display_environment);
         }
         Ok(()) => {
             report.verdict = Verdict::Deployed;
@@ -307,7 +308,8 @@ impl Runner<'_> {
 
     async fn remove_preview(&self) -> Result<Answer> {
         self.ledger.close().await?;
-        Ok(Answer::Note("its workloads were not made by tidegate and keep running; its records are closed".into()))
+        let rest = if self.prepared.plan.has_targets { "its workloads were not made by tidegate and keep running; " } else { "" };
+        Ok(Answer::Note(format!("{rest}its records are closed")))
     }
 
     async fn kubernetes(&self, id: &str, work: &KubernetesWork) -> Result<Answer> {

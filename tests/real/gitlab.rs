@@ -51,10 +51,17 @@ impl Project {
     fn surround(&mut self) {
         let sandbox = &self.world.sandbox;
         let address = sandbox.address.clone();
+        // gitlab-ci-local keeps no resource groups: GitLab would start the job that holds its group.
+        sandbox.with(|outside| {
+            for group in ["demo/dev", "demo/staging", "demo/mr-12", "demo/production"] {
+                outside.gitlab.resource_groups.insert(group.into(), 501);
+            }
+        });
         for (name, value) in [
             ("GITLAB_CI", "true".to_owned()),
             ("CI_API_V4_URL", format!("{}/api/v4", sandbox.url("gitlab"))),
             ("CI_PROJECT_ID", PROJECT.to_string()),
+            ("CI_JOB_ID", "501".to_owned()),
             ("CI_JOB_TOKEN", JOB_TOKEN.to_owned()),
             ("GITLAB_TOKEN", ACCESS_TOKEN.to_owned()),
             ("AWS_ENDPOINT_URL", sandbox.url("aws")),
@@ -81,7 +88,7 @@ impl Project {
         command.current_dir(self.world.folder.path()).env("PATH", path).env("HOME", self.world.path("home")).stdin(Stdio::null());
         command.args([
             "--ignore-predefined-vars",
-            "CI_PIPELINE_SOURCE,CI_PROJECT_ID,CI_API_V4_URL,GITLAB_CI,CI_COMMIT_TAG,CI_COMMIT_SHA,CI_ENVIRONMENT_ACTION",
+            "CI_PIPELINE_SOURCE,CI_PROJECT_ID,CI_JOB_ID,CI_API_V4_URL,GITLAB_CI,CI_COMMIT_TAG,CI_COMMIT_SHA,CI_ENVIRONMENT_ACTION",
         ]);
         match &self.image {
             None => _ = command.args(["--force-shell-executor", "--shell-isolation"]),
