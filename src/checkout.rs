@@ -111,6 +111,11 @@ impl Checkout {
         if has_remote { tip("remotes/origin") } else { tip("heads") }
     }
 
+    /// Whether there is a local branch of this name.
+    pub fn has_branch(&self, name: &str) -> bool {
+        self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/heads/{name}")]).is_some()
+    }
+
     /// owner/name (or group/subgroup/name), when the remote is on this host.
     pub fn forge_repository(&self, wanted: &str) -> Option<String> {
         let (host, path) = self.remote()?;

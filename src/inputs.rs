@@ -116,7 +116,7 @@ impl<'a> Inputs<'a> {
     /// for itself stays, as it is the more exact word.
     pub fn apply(&self, config: &mut Config) -> Result<()> {
         if let Some(region) = self.text("aws-region") {
-            self.must_fit("aws-region", r"^[a-z]{2}(-[a-z]+)+-[0-9]+$", "as us-west-2")?;
+            self.must_fit("aws-region", r"^[a-z]{2,}(-[a-z]+)+-[0-9]+$", "as us-west-2")?;
             config.aws.region = Some(region.to_owned());
         }
         if let Some(role) = self.text("role-to-assume") {
@@ -133,10 +133,9 @@ impl<'a> Inputs<'a> {
     ///
     /// `given` are the arguments of the process. GitHub passes the input `args` of a container action on as those, too.
     pub fn command_line(&self, given: &[String]) -> Result<Option<Vec<String>>> {
-        let Some(command) = self.text("command") else {
-            let alone = given.is_empty() && (self.vars.is_true("GITHUB_ACTIONS") || self.vars.is_true("GITLAB_CI"));
-            return Ok(alone.then(|| vec!["tidegate".to_owned(), "run".to_owned()])); // in a job the event says what to do
-        };
+        let in_job = self.vars.is_true("GITHUB_ACTIONS") || self.vars.is_true("GITLAB_CI");
+        let alone = || Some("run").filter(|_| given.is_empty() && in_job); // in a job the event says what to do
+        let Some(command) = self.text("command").or_else(alone) else { return Ok(None) };
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         if !given.is_empty() && words(&given.join(" ")) != words(self.text("args").unwrap_or_default()) {
             return Ok(None);

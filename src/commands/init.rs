@@ -148,10 +148,9 @@ fn facts(world: &World, args: &Args, asker: &Asker) -> Result<Facts> {
     if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
         return Err(Error::new(Reason::InputInvalid, format!("{region:?} is not an AWS region")).hint("--region us-west-2"));
     }
-    let known = ["main", "master", "trunk"].into_iter().find(|name| checkout.tip(name).is_some()).map(str::to_owned);
-    // In a repository without a commit the branch at hand is the only one there will be.
-    let unborn = || checkout.branch().filter(|_| checkout.head().is_none());
-    let branch = args.branch.clone().or_else(|| checkout.default_branch()).or(known).or_else(unborn).unwrap_or_else(|| "main".into());
+    let known = ["main", "master", "trunk"].into_iter().find(|name| checkout.tip(name).is_some() || checkout.has_branch(name));
+    let known = known.map(str::to_owned).or_else(|| checkout.branch());
+    let branch = args.branch.clone().or_else(|| checkout.default_branch()).or(known).unwrap_or_else(|| "main".into());
     let host_of_ci = args.ci.unwrap_or(guessed);
     let why = if args.ci.is_some() {
         "--ci"

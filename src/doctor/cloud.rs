@@ -18,40 +18,39 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 
+/// A look at one place.
+type Look<'a> = futures::future::BoxFuture<'a, Vec<Finding>>;
+
 pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)]) -> Vec<Finding> {
-    let mut tried: BTreeMap<String, (usize, futures::future::BoxFuture<'_, Vec<Finding>>)> = BTreeMap::new();
     let role_of = |name: &str| {
         loaded.config.environments.get(name).and_then(|rules| rules.aws.role.clone()).or_else(|| loaded.config.aws.role.clone())
     };
+    // By a key that sorts them: who we are first, then registries, queues, clusters.
+    let mut looks: BTreeMap<String, Look<'_>> = BTreeMap::new();
     for role in roles(loaded, plans, &role_of) {
-        let key = format!("1 {role:?}");
-        tried.insert(key, (0, Box::pin(async move { identity(world, loaded, role).await })));
+        looks.insert(format!("1 {role:?}"), Box::pin(identity(world, loaded, role)));
     }
     for (name, plan) in plans {
         for image in &plan.images {
-            let (role, order) = (role_of(name), tried.len());
+            let role = role_of(name);
             let key = format!("2 {} {role:?}", image.repository);
-            tried
-                .entry(key)
-                .or_insert_with(|| (order, Box::pin(async move { vec![registry(world, &image.build.repository, role).await] })));
+            looks.entry(key).or_insert_with(|| Box::pin(registry(world, &image.build.repository, role)));
         }
         for step in &plan.steps {
-            let order = tried.len();
             match &step.work {
                 Work::Drain(work) => {
                     let key = format!("3 {:?} {:?} {:?}", work.queues, work.regions, work.role);
-                    tried.entry(key).or_insert_with(|| (order, Box::pin(async move { vec![queues(world, name, work).await] })));
+                    looks.entry(key).or_insert_with(|| Box::pin(queues(world, name, work)));
                 }
                 Work::Kubernetes(work) if !plan.is_preview => {
                     let key = format!("4 {name} {} {:?} {:?}", work.namespace, work.target.cluster, work.target.context);
-                    tried.entry(key).or_insert_with(|| (order, Box::pin(cluster(world, name, work))));
+                    looks.entry(key).or_insert_with(|| Box::pin(cluster(world, name, work)));
                 }
                 Work::Kubernetes(_) | Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::RemovePreview => {}
             }
         }
     }
-    let looks = tried.into_values().map(|(_, look)| look);
-    let found: Vec<Vec<Finding>> = stream::iter(looks).buffered(AT_ONCE).collect().await;
+    let found: Vec<Vec<Finding>> = stream::iter(looks.into_values()).buffered(AT_ONCE).collect().await;
     once(found.concat())
 }
 
@@ -123,7 +122,7 @@ async fn identity(world: &World, loaded: &Loaded, role: Option<String>) -> Vec<F
     found
 }
 
-async fn registry(world: &World, repository: &crate::registry::Repository, role: Option<String>) -> Finding {
+async fn registry(world: &World, repository: &crate::registry::Repository, role: Option<String>) -> Vec<Finding> {
     let asked = async {
         let store = Store::open(world, repository, role).await?;
         store.manifest("tidegate-doctor").await?;
@@ -137,17 +136,17 @@ async fn registry(world: &World, repository: &crate::registry::Repository, role:
             None => Ok(format!("{repository}: can be read (pushing is not tried)")),
         }
     };
-    Finding::of("registry", in_time(asked).await)
+    vec![Finding::of("registry", in_time(asked).await)]
 }
 
-async fn queues(world: &World, environment: &str, work: &DrainWork) -> Finding {
+async fn queues(world: &World, environment: &str, work: &DrainWork) -> Vec<Finding> {
     let asked = async {
         let drain = Drain::open(world, work).await?;
         let busy = drain.look().await?;
         let now = if busy.is_empty() { "all at zero now".to_owned() } else { format!("now {}", busy.join("; ")) };
         Ok(format!("{environment}: {} can be read, {now}", drain.counted()))
     };
-    Finding::of("queues", in_time(asked).await)
+    vec![Finding::of("queues", in_time(asked).await)]
 }
 
 async fn cluster(world: &World, environment: &str, work: &KubernetesWork) -> Vec<Finding> {

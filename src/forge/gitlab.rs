@@ -116,7 +116,7 @@ impl Client {
                     *request.url_mut() = to; // a project that was renamed; the host is the same
                     continue;
                 }
-                Ok(Ok(Sent::Moved(to))) => return Err(format!("it moved to {to}, and on")),
+                Ok(Ok(Sent::Moved(to))) => return Err(format!("it moved to {}, and on", to.host_str().unwrap_or("?"))),
                 Ok(Ok(Sent::Passing(answer, Some(asked))))
                     if asked <= LONGEST_WAIT && !last && (repeatable || answer.status() == http::StatusCode::TOO_MANY_REQUESTS) =>
                 {
@@ -139,13 +139,18 @@ impl Client {
         };
         let mut value = http::HeaderValue::from_str(secret.expose()).map_err(|_invalid| "the token has characters that no token has")?;
         value.set_sensitive(true);
-        request.headers_mut().insert(http::HeaderName::from_static(name), value);
+        if request.url().origin() == self.base.origin() {
+            request.headers_mut().insert(http::HeaderName::from_static(name), value);
+        }
         let asked = request.url().clone();
+        let is_download = request.method() == Method::GET && asked.path().contains("/packages/generic/");
         let response = self.http.execute(request).await.map_err(|error| chain(&error.without_url()))?;
         if response.status().is_redirection() {
             let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
             let to = location.and_then(|location| asked.join(location).ok()).ok_or("a redirect to nowhere")?;
-            return match to.origin() == asked.origin() {
+            // Files of packages may lie in an object store, behind an address that is signed for one download.
+            let download = is_download && (to.scheme() == "https" || asked.scheme() == "http");
+            return match to.origin() == asked.origin() || download {
                 true => Ok(Sent::Moved(to)),
                 false => Err(format!("it redirects to another host ({}), which does not get our token", to.host_str().unwrap_or("?"))),
             };
@@ -222,7 +227,9 @@ impl GitLab {
         let (Some(api), Some(path)) = (&event.more.gitlab, &event.more.repository) else {
             return Ok(Err("no project (CI_PROJECT_PATH, --repository)".into()));
         };
-        let access = Inputs::of(vars).text("token").or_else(|| vars.get("GITLAB_TOKEN")).map(|text| Token::Access(Secret::new(text)));
+        let given = Inputs::of(vars).text("token").or_else(|| vars.get("GITLAB_TOKEN"));
+        // Whoever hands the job's own token on means just that.
+        let access = given.filter(|text| vars.get("CI_JOB_TOKEN") != Some(text)).map(|text| Token::Access(Secret::new(text)));
         let Some(token) = access.or_else(|| vars.get("CI_JOB_TOKEN").map(|text| Token::Job(Secret::new(text)))) else {
             return Ok(Err("no token (GITLAB_TOKEN: an access token with the scope `api`; a CI job has CI_JOB_TOKEN as well)".into()));
         };

@@ -22,18 +22,10 @@ use serde_json::Value;
 pub struct Deployed {
     /// Its id.
     pub id: u64,
-    /// created, running, success, failed, canceled, skipped or blocked.
-    pub status: String,
     /// The commit.
     pub sha: String,
-    /// The branch or tag.
-    pub reference: String,
-    /// When it was made.
-    pub created_at: String,
-    /// Who made it.
-    pub who: String,
-    /// The job that made it, and its log; none when it was made through the API.
-    pub job: Option<(u64, Option<String>)>,
+    /// The job that it belongs to; none when it was made through the API.
+    pub job: Option<u64>,
 }
 
 /// An endpoint with pages by number; the crate does not know it of all that have them.
@@ -58,15 +50,7 @@ impl<E> Pageable for Listed<E> {}
 impl Deployed {
     fn of(value: &Value) -> Option<Self> {
         let job = value.pointer("/deployable/id").and_then(Value::as_u64);
-        Some(Self {
-            id: value.pointer("/id")?.as_u64()?,
-            status: text(value, "/status")?,
-            sha: text(value, "/sha")?,
-            reference: text(value, "/ref").unwrap_or_default(),
-            created_at: text(value, "/created_at").unwrap_or_default(),
-            who: text(value, "/user/username").unwrap_or_else(|| "somebody".into()),
-            job: job.map(|id| (id, text(value, "/deployable/web_url"))),
-        })
+        Some(Self { id: value.pointer("/id")?.as_u64()?, sha: text(value, "/sha")?, job })
     }
 }
 
@@ -77,10 +61,6 @@ impl GitLab {
     }
 
     /// An environment's deployments, newest first.
-    pub async fn deployments_of(&self, environment: &str, limit: usize) -> Result<Vec<Deployed>> {
-        self.list(environment, None, limit).await
-    }
-
     async fn list(&self, environment: &str, status: Option<DeploymentStatusFilter>, limit: usize) -> Result<Vec<Deployed>> {
         let mut builder = Deployments::builder();
         builder.project(&self.project).environment(environment).order_by(DeploymentOrderBy::Id).sort(SortOrder::Descending);
@@ -101,7 +81,9 @@ impl GitLab {
     /// Records that a delivery begins; its id. The job's own deployment counts as that.
     pub async fn begin_deployment(&self, new: &NewDeployment<'_>, reference: (&str, bool)) -> Result<u64> {
         let place = self.place(new.environment);
-        if let Some(own) = self.own_deployment(place, new.sha).await? {
+        // A preview has one in any case: with merged results the job is about a test merge.
+        let sha = Some(new.sha).filter(|_| !new.transient);
+        if let Some(own) = self.own_deployment(place, sha).await? {
             return Ok(own);
         }
         let (name, tag) = reference;
@@ -118,12 +100,12 @@ impl GitLab {
     }
 
     /// The deployment that GitLab made for this job, if it is about this commit: that of a version by hand is another one.
-    async fn own_deployment(&self, place: &str, sha: &str) -> Result<Option<u64>> {
+    async fn own_deployment(&self, place: &str, sha: Option<&str>) -> Result<Option<u64>> {
         let Some(job) = self.job.as_ref().filter(|job| job.environment.is_some()) else { return Ok(None) };
-        let newest = self.deployments_of(place, 20).await?;
+        let newest = self.list(place, None, 20).await?;
         let own = newest
             .iter()
-            .find(|deployment| deployment.job.as_ref().is_some_and(|(id, _)| *id == job.id) && deployment.sha == sha)
+            .find(|deployment| deployment.job == Some(job.id) && sha.is_none_or(|sha| sha == deployment.sha))
             .map(|own| own.id);
         if let Some(own) = own {
             let _known = self.own.set(own);

@@ -1,7 +1,7 @@
 //! The forge's API: comments, deployments, ancestry. Which forge is one match here.
 
 use crate::checkout::Ancestry;
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::event::Event;
 use crate::inputs::Inputs;
 use crate::tools::console::Console;
@@ -156,7 +156,11 @@ impl Forge {
     /// Whether the release of a tag is announced for a later day (GitLab's upcoming releases).
     pub async fn is_upcoming(&self, tag: &str) -> Result<bool> {
         match self {
-            Self::GitLab(gitlab) => Ok(gitlab.release(tag).await?.unwrap_or(false)),
+            Self::GitLab(gitlab) => match gitlab.release(tag).await {
+                Ok(upcoming) => Ok(upcoming.unwrap_or(false)),
+                Err(error) if error.reason == Reason::AuthDenied => Ok(false), // releases may be switched off
+                Err(error) => Err(error),
+            },
             Self::GitHub(_) | Self::Absent { .. } => Ok(false),
         }
     }

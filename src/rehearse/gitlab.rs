@@ -33,12 +33,16 @@ pub struct Project {
     pub resource_groups: BTreeMap<String, u64>,
     /// Jobs and their statuses.
     pub jobs: BTreeMap<u64, String>,
+    /// Tags whose release is announced for a later day.
+    pub upcoming: Vec<String>,
     /// Tags with a release.
     pub releases: Vec<String>,
     /// Pipelines that were started: the project and what was sent.
     pub pipelines: Vec<(String, BTreeMap<String, String>)>,
     /// Files of generic packages, by path.
     pub packages: BTreeMap<(String, String, String), String>,
+    /// Where downloads of packages are: another server's address, instead of GitLab itself.
+    pub store: Option<String>,
     /// Whether the package registry is off.
     pub no_packages: bool,
     /// Commands that were found in notes: each of them would have been carried out.
@@ -217,6 +221,9 @@ fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
                 "created_at": TIME, "allow_failure": false, "target_url": text("target_url"), "description": text("description")}),
             )
         }
+        ("GET", ["releases", tag]) if gitlab.upcoming.iter().any(|known| known == tag) => {
+            json_answer(200, &json!({"tag_name": tag, "upcoming_release": true}))
+        }
         ("GET", ["releases", tag]) => match gitlab.releases.iter().any(|known| known == tag) {
             true => json_answer(200, &json!({"tag_name": tag, "upcoming_release": false})),
             false => refused(404, "404 Not Found"),
@@ -271,6 +278,15 @@ fn packages(gitlab: &mut Project, asked: &Asked, method: &str, rest: &[&str]) ->
                 asked,
                 found.map(|(name, version, _)| json!({"id": 1, "name": name, "version": version, "package_type": "generic"})).collect(),
             )
+        }
+        ("GET", ["generic", name, version, file])
+            if gitlab.store.is_some() && gitlab.packages.contains_key(&((*name).to_owned(), (*version).to_owned(), (*file).to_owned())) =>
+        {
+            let mut response = refused(302, "moved");
+            if let Some(value) = gitlab.store.as_ref().and_then(|store| format!("{store}?signature=once").parse().ok()) {
+                response.headers_mut().insert("location", value);
+            }
+            response
         }
         ("GET", ["generic", name, version, file]) => {
             match gitlab.packages.get(&((*name).to_owned(), (*version).to_owned(), (*file).to_owned())) {

@@ -4,11 +4,12 @@ use super::{Report, markdown};
 use crate::error::{Error, Reason, Result};
 use crate::inputs::Inputs;
 use crate::tools::secret::Redactor;
+use crate::vars::Vars;
 use crate::version::hex;
 use crate::world::World;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// The action's outputs, by name.
 pub fn outputs(report: &Report, report_file: Option<&Path>) -> Vec<(&'static str, String)> {
@@ -48,7 +49,7 @@ pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<
         let folder = vars.get("CI_PROJECT_DIR").map(Path::new).filter(|folder| folder.is_dir()).unwrap_or(Path::new(""));
         let path = folder.join(vars.get("TIDEGATE_DOTENV").unwrap_or("tidegate.env"));
         let (text, left_out) = dotenv(&outputs(report, report_file), world.console.redactor());
-        if let Err(error) = write_for_owner(&path, &text) {
+        if let Err(error) = write_file(&path, &text, vars) {
             warnings.push(format!("the outputs cannot be written to {}: {error}", path.display()));
         }
         if !left_out.is_empty() {
@@ -74,32 +75,47 @@ pub fn report_json(report: &Report, world: &World) -> String {
 
 /// Writes `--report FILE`. The file was asked for by name, so this failure counts.
 pub fn write_report(report: &Report, path: &Path, world: &World) -> Result<()> {
-    write_for_owner(path, &report_json(report, world))
+    write_file(path, &report_json(report, world), &world.vars)
         .map_err(|error| Error::new(Reason::InputInvalid, format!("the report cannot be written to {}: {error}", path.display())))
 }
 
-/// Writes a file that belongs to the owner of its folder: in a container we are root, and the runner has to clean up.
-/// A checkout may hold links: a path inside the working directory must stay there, and a link in its place is replaced.
-fn write_for_owner(path: &Path, text: &str) -> std::io::Result<()> {
+/// Writes a file. In a workspace it belongs to the owner of its folder (in a container we are root, and the runner has to
+/// clean up) and no link of the checkout leads out of there; elsewhere the path is the user's own affair.
+fn write_file(path: &Path, text: &str, vars: &Vars) -> std::io::Result<()> {
     use std::os::unix::fs::{MetadataExt, lchown};
-    let named = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (folder, here) = (std::fs::canonicalize(named)?, std::fs::canonicalize(".")?);
-    if path.is_relative() && !folder.starts_with(&here) {
-        return Err(std::io::Error::other(format!("{} leads out of the working directory", named.display())));
+    let whole = plain_path(&std::env::current_dir()?.join(path));
+    let folder = whole.parent().unwrap_or(Path::new("/"));
+    let here = std::env::current_dir()?;
+    let roots = ["GITHUB_WORKSPACE", "CI_PROJECT_DIR"].into_iter().filter_map(|name| vars.get(name)).map(Path::new);
+    let Some(root) = roots.chain([here.as_path()]).find(|root| folder.starts_with(root)) else {
+        return std::fs::write(&whole, text); // /dev/stdout, a pipe, a mounted file
+    };
+    if !std::fs::canonicalize(folder)?.starts_with(std::fs::canonicalize(root)?) {
+        return Err(std::io::Error::other(format!("a link in {} leads out of {}", folder.display(), root.display())));
     }
-    let name = path.file_name().ok_or_else(|| std::io::Error::other("it names no file"))?;
-    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(&folder)?;
-    file.write_all(text.as_bytes())?;
-    let owner = std::fs::metadata(&folder)?;
-    if file.as_file().metadata()?.uid() != owner.uid() {
-        let _not_root = lchown(file.path(), Some(owner.uid()), Some(owner.gid()));
+    let there = std::fs::symlink_metadata(&whole);
+    if there.as_ref().is_ok_and(std::fs::Metadata::is_symlink) {
+        std::fs::remove_file(&whole)?; // the checkout's, not ours
     }
-    file.persist(folder.join(name)).map(drop).map_err(|error| error.error)
+    std::fs::write(&whole, text)?;
+    let owner = std::fs::metadata(folder)?;
+    if !there.is_ok_and(|there| there.is_file()) && std::fs::metadata(&whole)?.uid() != owner.uid() {
+        let _not_root = lchown(&whole, Some(owner.uid()), Some(owner.gid()));
+    }
+    Ok(())
 }
 
-/// As a file that was made in the usual way: whoever collects it has to read it.
-fn readable() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o644)
+/// The path without `.` and `..`, by its words alone.
+fn plain_path(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => _ = plain.pop(),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => plain.push(part),
+        }
+    }
+    plain
 }
 
 fn append(path: &str, text: &str) -> std::io::Result<()> {

@@ -50,7 +50,10 @@ impl Runner<'_> {
     fn scope(&self) -> Result<()> {
         let Some(lock) = &self.prepared.plan.lock else { return Ok(()) };
         let plan = &self.prepared.plan;
-        if let Some(declared) = self.prepared.store.declared().filter(|declared| !plan.is_preview && *declared != plan.display_environment)
+        if let Some(declared) =
+            self.prepared.store.declared().filter(|declared| {
+                !plan.is_preview && *declared != plan.display_environment && Some(*declared) != plan.environment.as_deref()
+            })
         {
             let sentence = format!(
                 "this job has `environment: {declared}`, so its resource group and approvals are not those of {}, which it would deploy to",

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 /// The one file of a package.
 const FILE: &str = "records.json";
-/// How many records an environment keeps: the file is written as a whole.
+/// How many records an environment keeps, unless more of them count: the file is written as a whole.
 const KEPT: usize = 40;
 
 /// The job we are.
@@ -94,10 +94,7 @@ impl Job {
         if let Some(package) = Package::of(folder) {
             let mut records = self.fetch(&package).await?;
             records.insert(name.to_owned(), value.clone());
-            while records.len() > KEPT {
-                let oldest = records.keys().min().cloned().unwrap_or_default();
-                records.remove(&oldest);
-            }
+            forget_old(&mut records);
             let text = json!({"schema": 1, "records": records}).to_string();
             self.gitlab.put_package((&package.name, &package.version, FILE), text).await?;
             self.keep(folder, &records);
@@ -140,6 +137,17 @@ impl Job {
     }
 }
 
+/// Drops what lies before the newest delivery that ended well, when there is too much: what came after it still counts.
+fn forget_old(records: &mut Map<String, Value>) {
+    let mut names: Vec<String> = records.keys().cloned().collect();
+    names.sort();
+    let deployed =
+        |name: &String| records.get(name).and_then(|record| record.pointer("/ended/verdict")).is_some_and(|verdict| verdict == "deployed");
+    let settled = names.iter().rposition(deployed).unwrap_or(0);
+    let surplus = names.len().saturating_sub(KEPT).min(settled);
+    names.iter().take(surplus).for_each(|name| _ = records.remove(name));
+}
+
 /// Where the records of an environment are: a package of the project, whose versions are the environments.
 struct Package {
     name: String,
@@ -156,4 +164,28 @@ impl Package {
 /// Letters, digits, dots, hyphens and underscores are all that GitLab takes.
 fn package_name(project: &str) -> String {
     format!("tidegate-{}", plain(&unplain(project)).replace('=', "."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_still_counts_is_not_forgotten() {
+        let record = |verdict: &str| json!({"ended": {"verdict": verdict}});
+        let mut records: Map<String, Value> = (0..50).map(|n| (format!("record-{n:010}"), record("deployed"))).collect();
+        forget_old(&mut records);
+        assert_eq!(records.len(), KEPT);
+        let mut failed: Map<String, Value> = (1..60).map(|n| (format!("record-{n:010}"), record("failed"))).collect();
+        failed.insert("record-0000000000".into(), record("deployed"));
+        forget_old(&mut failed);
+        assert!(failed.contains_key("record-0000000000") && failed.len() == 60, "the one that runs is the oldest");
+    }
+
+    #[test]
+    fn packages_are_named_as_gitlab_takes_it() {
+        let package = Package::of("my-app/review=2Fpr-12/records").unwrap();
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("tidegate-my-app", "review+2Fpr-12"));
+        assert!(Package::of("my-app/dev/lock").is_none());
+    }
 }

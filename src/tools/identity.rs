@@ -45,7 +45,8 @@ impl Identity {
             return Ok(Some(Self::GitHub { client: http::client(vars)?, url: url.to_owned(), token: Secret::new(token) }));
         }
         // A component makes the token in any case: who gives keys or a profile means those.
-        let has_keys = vars.get("AWS_ACCESS_KEY_ID").is_some() || vars.get("AWS_PROFILE").is_some();
+        let keys = vars.get("AWS_ACCESS_KEY_ID").is_some() && vars.get("AWS_SECRET_ACCESS_KEY").is_some();
+        let has_keys = keys || vars.get("AWS_PROFILE").is_some();
         if let Some(token) = vars.get("TIDEGATE_ID_TOKEN").filter(|_| !has_keys) {
             return Ok(Some(Self::Fixed(Secret::new(token.trim()))));
         }

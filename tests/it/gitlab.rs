@@ -341,7 +341,7 @@ fn passing_failures_are_waited_out_and_a_moved_project_is_followed_on_its_own_ho
     assert_eq!(notes(&world).len(), 1);
     let away = branch("push");
     away.sandbox.with(|outside| {
-        outside.faults.push(Fault { times: 9, ..passing("/packages/generic", 302, vec![("location", "http://127.0.0.9/steal")]) })
+        outside.faults.push(Fault { times: 9, ..passing("current_job", 302, vec![("location", "http://127.0.0.9/steal")]) })
     });
     let ran = away.run(&["run"]);
     must(&away, &ran, 4, "lock.unreachable");
@@ -490,9 +490,18 @@ fn outputs_do_not_follow_links_of_the_checkout() {
     std::os::unix::fs::symlink(away.path().join("victim"), world.path("tidegate.env")).unwrap();
     std::os::unix::fs::symlink(away.path(), world.path("out")).unwrap();
     let ran = world.run(&["run", "--report", "out/report.json"]);
-    assert!(ran.code == 2 && ran.err.contains("leads out of the working directory"), "{}", ran.err);
+    assert!(ran.code == 2 && ran.err.contains("a link in") && ran.err.contains("leads out of"), "{}", ran.err);
     assert_eq!(std::fs::read_to_string(away.path().join("victim")).unwrap(), "untouched");
     assert!(!away.path().join("report.json").exists());
+    std::fs::create_dir(world.path("sub")).unwrap();
+    let output = world
+        .command(&["run", "--config", "../tidegate.yml", "--report", "../report.json"])
+        .current_dir(world.path("sub"))
+        .output()
+        .unwrap();
+    assert!(output.status.success() && world.path("report.json").exists(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = world.run(&["run", "--report", "/dev/stdout"]);
+    assert!(shown.code == 0 && shown.out.contains("\"verdict\""), "{}", shown.err);
     assert!(!world.path("tidegate.env").is_symlink() && dotenv(&world)["TIDEGATE_REASON"] == "deploy.done");
 }
 
@@ -506,4 +515,75 @@ fn a_preview_closed_by_hand_stops_its_environment() {
     must(&world, &ran, 0, "preview.kept");
     assert!(!ran.err.contains("warning:"), "{}", ran.err);
     assert_eq!(world.sandbox.with(|outside| outside.gitlab.environments.clone()), [("demo-pr-12".to_owned(), true)]);
+}
+
+/// GitLab keeps packages in an object store, as gitlab.com does: downloads are redirected there, and our token stays here.
+#[test]
+fn records_are_read_from_an_object_store_without_our_token() {
+    use std::io::{BufRead, BufReader, Write};
+    let world = branch("push");
+    must(&world, &world.run(&["run"]), 0, "deploy.done");
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = format!("http://{}/objects/1", listener.local_addr().unwrap());
+    let text = world.sandbox.with(|outside| {
+        outside.gitlab.store = Some(address);
+        outside.gitlab.packages.values().next().cloned().unwrap()
+    });
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let seen = asked.clone();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            seen.lock().unwrap().extend(lines);
+            write!(client, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}", text.len()).unwrap();
+        }
+    });
+    let ran = world.run(&["run"]);
+    must(&world, &ran, 0, "deploy.done");
+    assert!(ran.err.contains("delivered before by run 501"), "{}", ran.err);
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked.iter().any(|line| line.starts_with("GET /objects/1?signature=once")), "{asked:?}");
+    assert!(
+        asked.iter().all(|line| !line.contains(tidegate::rehearse::gitlab::ACCESS_TOKEN) && !line.to_lowercase().contains("token")),
+        "{asked:?}"
+    );
+}
+
+/// The commit of a merged result's job is a test merge: its deployment is the preview's all the same.
+#[test]
+fn a_merged_results_preview_keeps_its_jobs_deployment() {
+    let mut world = merge_request();
+    let (head, merge) = (world.head(), "e".repeat(40));
+    world
+        .var("CI_MERGE_REQUEST_EVENT_TYPE", "merged_result")
+        .var("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", head)
+        .var("CI_COMMIT_SHA", merge.clone());
+    world.var("CI_ENVIRONMENT_NAME", "review/demo-mr-12");
+    world.sandbox.with(|outside| outside.gitlab.start_job(JOB, "review/demo-mr-12", &merge));
+    must(&world, &world.run(&["run"]), 0, "deploy.done");
+    assert_eq!(world.sandbox.with(|outside| outside.gitlab.deployments.len()), 1, "a second one would take the stop job away");
+}
+
+#[test]
+fn a_tag_needs_no_releases_and_waits_for_an_upcoming_one() {
+    let mut world = branch("push");
+    world.without("CI_COMMIT_BRANCH").var("CI_COMMIT_TAG", "v1.4.2");
+    let sha = world.head();
+    world.git(&["tag", "v1.4.2"]);
+    world.sandbox.with(|outside| {
+        outside.github.tags.push(("v1.4.2".into(), sha));
+        outside.gitlab.resource_groups.insert("demo/dev".into(), JOB);
+        outside.gitlab.upcoming = vec!["v1.4.2".into()];
+    });
+    must(&world, &world.run(&["run"]), 0, "event.draft");
+    let denied = Fault {
+        on: "/releases/",
+        times: 9,
+        status: 403,
+        headers: vec![],
+        body: serde_json::json!({"message": "403 Forbidden"}),
+        after_effect: false,
+    };
+    world.sandbox.with(|outside| outside.faults.push(denied));
+    must(&world, &world.run(&["run"]), 0, "deploy.done");
 }
