@@ -85,7 +85,7 @@ reasons! {
     TargetTimeout "target.timeout" 3 "The target did not settle in time.";
     LockTimeout "lock.timeout" 3 "Another run held the lease of the environment for too long.";
     LockUnreachable "lock.unreachable" 4 "The store of leases and records cannot be read or written, so nothing is deployed.";
-    LockScope "lock.scope" 4 "The store holds back no other run (a file on a throw-away runner, a job without resource group), and the environment is `manual`.";
+    LockScope "lock.scope" 4 "The lease holds back no other run (a file on a throw-away runner, a job without resource group) and the environment is `manual`; or it is another environment's (`environment:` of a GitLab job).";
     GateFreeze "gate.freeze" 4 "A deploy freeze is on (GitLab's `CI_DEPLOY_FREEZE`); previews and builds go on.";
     OrderUnknown "order.unknown" 4 "It cannot be said whether the version is newer than what runs, and nobody asked for it by hand.";
     TagMoved "tag.moved" 4 "A released tag points elsewhere now; versions do not change.";

@@ -25,6 +25,7 @@ use url::Url;
 const TRIES: u32 = 5;
 /// The longest that GitLab may ask us to wait before we stop asking.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
+const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A project on GitLab.
@@ -113,7 +114,7 @@ impl Client {
             attempt += 1;
             let pause = match tokio::time::timeout(REQUEST_TIMEOUT, self.once(copy)).await {
                 Ok(Ok(Sent::Moved(to))) if !last => {
-                    *request.url_mut() = to; // a project that was renamed; the host is the same
+                    *request.url_mut() = to; // a project that was renamed, or a file elsewhere
                     continue;
                 }
                 Ok(Ok(Sent::Moved(to))) => return Err(format!("it moved to {}, and on", to.host_str().unwrap_or("?"))),
@@ -144,7 +145,7 @@ impl Client {
         }
         let asked = request.url().clone();
         let is_download = request.method() == Method::GET && asked.path().contains("/packages/generic/");
-        let response = self.http.execute(request).await.map_err(|error| chain(&error.without_url()))?;
+        let mut response = self.http.execute(request).await.map_err(|error| chain(&error.without_url()))?;
         if response.status().is_redirection() {
             let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
             let to = location.and_then(|location| asked.join(location).ok()).ok_or("a redirect to nowhere")?;
@@ -160,8 +161,14 @@ impl Client {
         if let Some(headers) = answer.headers_mut() {
             *headers = response.headers().clone();
         }
-        let body = response.bytes().await.map_err(|error| chain(&error.without_url()))?;
-        let answer = answer.body(body).map_err(|error| error.to_string())?;
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| chain(&error.without_url()))? {
+            body.extend_from_slice(&piece);
+            if body.len() > ANSWER_LIMIT {
+                return Err(format!("its answer is longer than {ANSWER_LIMIT} bytes"));
+            }
+        }
+        let answer = answer.body(body.into()).map_err(|error| error.to_string())?;
         Ok(match (is_passing(status), status.as_u16()) {
             (true, 429) => Sent::Passing(answer, Some(wait.unwrap_or(Duration::from_secs(10)))),
             (true, _) => Sent::Passing(answer, wait),
