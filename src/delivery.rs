@@ -128,8 +128,7 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
         Work::Lock | Work::Tags(_) | Work::Record | Work::Image(_) | Work::Kubernetes(_) | Work::RemovePreview => None,
     });
     let longest = drains.max().unwrap_or_default().saturating_add(lock_timeout);
-    let role = rules.and_then(|rules| rules.aws.role.as_ref()).or(loaded.config.aws.role.as_ref());
-    if let Some((length, why)) = aws::session(&world.vars, role.is_some())
+    if let Some((length, why)) = aws::session(&world.vars, loaded.config.role(rules).is_some())
         && longest > length
     {
         let (longest, length) = (humantime::format_duration(longest), humantime::format_duration(length));

@@ -3,7 +3,7 @@
 use crate::checkout::Checkout;
 use crate::cli::Format;
 use crate::error::{Error, Reason, Result};
-use crate::forge::github::GitHub;
+use crate::forge::github::{self, GitHub};
 use crate::inputs::Inputs;
 use crate::tools::secret::Secret;
 use crate::version::slug;
@@ -216,9 +216,8 @@ async fn pin(world: &World, args: &Args) -> Result<String> {
         }
         return Ok(format!("{sha} # {version}"));
     }
-    let token = Inputs::of(&world.vars).text("token").or_else(|| world.vars.get("GITHUB_TOKEN")).or_else(|| world.vars.get("GH_TOKEN"));
-    let url = world.vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com");
-    let github = GitHub::new(&world.vars, url, &Secret::new(token.unwrap_or_default()), ACTION, world.clock)?;
+    let token = Secret::new(github::token(&world.vars).unwrap_or_default());
+    let github = GitHub::new(&world.vars, github::api(&world.vars), &token, ACTION, world.clock)?;
     let found = github.look_up(&format!("tags/{version}")).await;
     match found {
         Ok(Some(sha)) => Ok(format!("{sha} # {version}")),

@@ -349,6 +349,11 @@ impl Config {
         });
         build.chain(notify).collect()
     }
+
+    /// The AWS role of an environment's deliveries: its own, or the file's.
+    pub fn role<'a>(&'a self, rules: Option<&'a Environment>) -> Option<&'a String> {
+        rules.and_then(|rules| rules.aws.role.as_ref()).or(self.aws.role.as_ref())
+    }
 }
 
 impl Environment {

@@ -22,9 +22,7 @@ const AT_ONCE: usize = 8;
 type Look<'a> = futures::future::BoxFuture<'a, Vec<Finding>>;
 
 pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)]) -> Vec<Finding> {
-    let role_of = |name: &str| {
-        loaded.config.environments.get(name).and_then(|rules| rules.aws.role.clone()).or_else(|| loaded.config.aws.role.clone())
-    };
+    let role_of = |name: &str| loaded.config.role(loaded.config.environments.get(name)).cloned();
     // By a key that sorts them: who we are first, then registries, queues, clusters.
     let mut looks: BTreeMap<String, Look<'_>> = BTreeMap::new();
     for role in roles(loaded, plans, &role_of) {

@@ -155,7 +155,7 @@ fn scopes(token: &Value) -> Finding {
 async fn clock(world: &World, place: &Place) -> Option<Finding> {
     let url = match &place.event.more.gitlab {
         Some(url) => url.clone(),
-        None => world.vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com").to_owned(),
+        None => crate::forge::github::api(&world.vars).to_owned(),
     };
     let request = client(&world.vars).ok()?.head(&url);
     let answer = tokio::time::timeout(Duration::from_secs(10), request.send()).await.ok()?.ok()?;

@@ -5,6 +5,7 @@
 use crate::checkout::Ancestry;
 use crate::error::{Error, Reason, Result};
 use crate::event::Event;
+use crate::inputs::Inputs;
 use crate::tools::http::{chain, client as http_client, is_repeatable};
 use crate::tools::secret::Secret;
 use crate::tools::wait::{Backoff, Clock};
@@ -20,6 +21,16 @@ const TRIES: u32 = 6;
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The address of the API: the runner's word, or github.com's.
+pub fn api(vars: &Vars) -> &str {
+    vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com")
+}
+
+/// The token for the API: the step's input, or the usual variables.
+pub fn token(vars: &Vars) -> Option<&str> {
+    Inputs::of(vars).text("token").or_else(|| vars.get("GITHUB_TOKEN")).or_else(|| vars.get("GH_TOKEN"))
+}
 
 /// A repository on GitHub.
 #[derive(Clone)]

@@ -3,7 +3,6 @@
 use crate::checkout::Ancestry;
 use crate::error::{Reason, Result};
 use crate::event::Event;
-use crate::inputs::Inputs;
 use crate::tools::console::Console;
 use crate::tools::secret::Secret;
 use crate::tools::wait::Clock;
@@ -63,7 +62,7 @@ impl Forge {
                 Err(why) => Self::Absent { why },
             });
         }
-        let token = Inputs::of(vars).text("token").or_else(|| vars.get("GITHUB_TOKEN")).or_else(|| vars.get("GH_TOKEN"));
+        let token = github::token(vars);
         let (Some(token), Some(repository)) = (token, &event.more.repository) else {
             return absent(if token.is_none() {
                 "no token (`token:` of the step, or GITHUB_TOKEN)"
@@ -73,8 +72,7 @@ impl Forge {
         };
         let token = Secret::new(token);
         console.mask(&token);
-        let url = vars.get("GITHUB_API_URL").unwrap_or("https://api.github.com");
-        Ok(Self::GitHub(Box::new(github::GitHub::new(vars, url, &token, repository, clock)?)))
+        Ok(Self::GitHub(Box::new(github::GitHub::new(vars, github::api(vars), &token, repository, clock)?)))
     }
 
     /// The default branch's name.

@@ -173,7 +173,7 @@ impl Builder<'_> {
         let own = &self.rules.aws;
         config::Aws {
             region: own.region.clone().or_else(|| self.config.aws.region.clone()),
-            role: own.role.clone().or_else(|| self.config.aws.role.clone()),
+            role: self.config.role(Some(self.rules)).cloned(),
         }
     }
 

@@ -262,7 +262,7 @@ impl Runner<'_> {
         let planned = plan.images.get(index).ok_or_else(|| Error::new(Reason::Internal, "a step for an image that is not in the plan"))?;
         let config = &self.prepared.loaded.config;
         let rules = plan.environment.as_ref().and_then(|name| config.environments.get(name));
-        let role = rules.and_then(|rules| rules.aws.role.clone()).or_else(|| config.aws.role.clone());
+        let role = config.role(rules).cloned();
         Ok(Job {
             world: self.world,
             folder: &self.prepared.loaded.folder,
