@@ -125,7 +125,14 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
     }
     let drains = plan.steps.iter().filter_map(|step| match &step.work {
         Work::Drain(drain) => Some(drain.timeout),
-        Work::Lock | Work::Tags(_) | Work::Record | Work::Image(_) | Work::Kubernetes(_) | Work::RemovePreview => None,
+        Work::Lock
+        | Work::Tags(_)
+        | Work::Record
+        | Work::Image(_)
+        | Work::Migrate(_)
+        | Work::Target(_)
+        | Work::Remove(_)
+        | Work::RemovePreview => None,
     });
     let longest = drains.max().unwrap_or_default().saturating_add(lock_timeout);
     if let Some((length, why)) = aws::session(&world.vars, loaded.config.role(rules).is_some())

@@ -35,7 +35,7 @@ reasons! {
     Deployed "deploy.done" 0 "Everything asked for runs, and was identified.";
     Built "image.built" 0 "The environment has no `deploy:`; the images were built or reused and tagged.";
     ImageReused "image.reused" 0 "The same recipe was already in the registry; nothing was built (later: today the report's images say `how`).";
-    Removed "preview.removed" 0 "The pull request is closed; its preview was removed (later).";
+    Removed "preview.removed" 0 "The pull request is closed; what was applied for its preview is gone.";
     PreviewKept "preview.kept" 0 "The pull request is closed; its workloads were not made by tidegate and were left as they are.";
     Planned "event.matched" 0 "An environment claims this event.";
     EventIgnored "event.ignored" 0 "No environment claims this event.";
@@ -62,9 +62,10 @@ reasons! {
     TargetQuota "target.quota" 1 "A quota or an admission rule refuses the new pods.";
     TargetProbe "target.probe" 1 "The new version runs but its readiness or liveness probe fails.";
     TargetConfig "target.container-config" 1 "The container cannot be created from its configuration.";
-    TargetRolledBack "target.rolled-back" 1 "The platform went back to the previous version (later).";
+    TargetRolledBack "target.rolled-back" 1 "The new version failed, and what ran before runs again: by `rollback: auto`, or by the platform itself.";
     TargetWrongDigest "target.wrong-digest" 1 "What runs is not what was asked for.";
     TargetMissing "target.missing" 1 "The workload, namespace, container or queue does not exist.";
+    MigrationFailed "migration.failed" 1 "A migration ended with another exit code than 0, or its output says that it failed.";
     DrainFailed "drain.failed" 1 "A queue could not be read, so it cannot be called quiet.";
     HookFailed "hook.failed" 1 "A pause or resume command failed.";
     ForgeFailed "forge.failed" 1 "The forge (GitHub, GitLab) did not answer as needed.";
@@ -78,7 +79,8 @@ reasons! {
     InputVersion "input.version" 2 "The version is not a usable name, or does not exist.";
     InputEnvironment "input.environment" 2 "The environment is missing or not in tidegate.yml.";
     InputEvent "input.event" 2 "The event payload is missing or broken, or a fact it should hold is.";
-    ToolMissing "tool.missing" 2 "A needed tool (the Docker engine, git) is not there.";
+    TargetInput "target.input" 2 "The target does not take what it is given: a prompt that is off, a field that is owned by another, a node that is no manager.";
+    ToolMissing "tool.missing" 2 "A needed tool (the Docker engine, git, ssh, a program of the configuration) is not there.";
     VersionConflict "version.conflict" 2 "This version exists already, made from something else.";
     ProviderAmbiguous "provider.ambiguous" 2 "The variables of two CI systems are set at once.";
     DrainTimeout "drain.timeout" 3 "The queues did not become quiet in time.";

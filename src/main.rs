@@ -26,7 +26,14 @@ fn main() -> ExitCode {
     let console = Console::of_process(&vars);
     let line = command_line(&vars).inspect_err(|error| {
         // A step that fails for its inputs has outputs all the same: later steps ask for the reason.
-        let world = World { vars: vars.clone(), console: console.clone(), clock: Clock::real(), cancel: Cancel::new(), rehearsal: false };
+        let world = World {
+            vars: vars.clone(),
+            console: console.clone(),
+            clock: Clock::real(),
+            cancel: Cancel::new(),
+            rehearsal: false,
+            detour: None,
+        };
         let _untold = outputs::write(&Report::of_error(error), None, &world);
     });
     match line.and_then(|line| dispatch(&parse(line, &vars, &console).command, vars, &console)) {
@@ -44,8 +51,14 @@ fn parse(line: Vec<String>, vars: &Vars, console: &Console) -> Cli {
         if mistake.exit_code() != 0 {
             let first = mistake.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
             let error = Error::new(Reason::InputInvalid, first);
-            let world =
-                World { vars: vars.clone(), console: console.clone(), clock: Clock::real(), cancel: Cancel::new(), rehearsal: false };
+            let world = World {
+                vars: vars.clone(),
+                console: console.clone(),
+                clock: Clock::real(),
+                cancel: Cancel::new(),
+                rehearsal: false,
+                detour: None,
+            };
             let _untold = outputs::write(&Report::of_error(&error), None, &world);
         }
         mistake.exit()
@@ -120,7 +133,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
 async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u8> {
     let cancel = Cancel::new();
     listen(cancel.clone());
-    let world = World { vars, console, clock: Clock::real(), cancel, rehearsal: false };
+    let world = World { vars, console, clock: Clock::real(), cancel, rehearsal: false, detour: None };
     match command {
         Command::Run(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
         Command::Merge(args) => deliver(&world, args, args.asked(Request::Merge, &world.vars)).await,

@@ -18,6 +18,8 @@ pub struct World {
     pub cancel: Cancel,
     /// Whether this is a rehearsal: then the commit that is checked out does not matter.
     pub rehearsal: bool,
+    /// In a rehearsal, the sandbox that stands for every address of the configuration.
+    pub detour: Option<String>,
 }
 
 impl World {

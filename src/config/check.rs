@@ -3,7 +3,7 @@
 use super::problem::{Problem, did_you_mean};
 use super::template;
 use super::tree::Node;
-use super::{Config, Dockerfile, Drain, EnsureRepository, Environment, Gate, Image, Kubernetes, Promote, Target, When, WhenEvent};
+use super::{Config, Dockerfile, Drain, EnsureRepository, Environment, Gate, Image, Promote, Target, When, WhenEvent};
 use std::collections::BTreeMap;
 
 /// Every rule that is broken.
@@ -33,14 +33,14 @@ pub fn check(config: &Config, tree: &Node) -> Vec<Problem> {
     checker.problems
 }
 
-struct Checker<'a> {
-    config: &'a Config,
+pub(super) struct Checker<'a> {
+    pub(super) config: &'a Config,
     tree: &'a Node,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
-    fn report(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn report(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
         let place = self.tree.place_of(path);
         self.problems.push(Problem { place, path: path.to_owned(), message: message.into(), hint: hint.into() });
     }
@@ -124,15 +124,16 @@ impl Checker<'_> {
             }
         }
         self.tags(&path, rules);
+        if let Some(migrate) = &rules.migrate {
+            self.migrate(&format!("{path}.migrate"), migrate, rules);
+        }
         for (index, gate) in rules.gates.iter().enumerate() {
             if let Gate::Drain(drain) = gate {
                 self.drain(&format!("{path}.gates[{index}].drain"), drain);
             }
         }
         for (index, target) in rules.deploy.iter().enumerate() {
-            if let Target::Kubernetes(kubernetes) = target {
-                self.kubernetes(&format!("{path}.deploy[{index}].kubernetes"), kubernetes);
-            }
+            self.target(&format!("{path}.deploy[{index}]"), target);
         }
     }
 
@@ -195,48 +196,6 @@ impl Checker<'_> {
         }
     }
 
-    fn kubernetes(&mut self, path: &str, target: &Kubernetes) {
-        self.placeholders(&format!("{path}.namespace"), &target.namespace);
-        if template::names(&target.namespace).is_empty() && !crate::targets::kubernetes::is_dns_label(&target.namespace) {
-            self.report(
-                &format!("{path}.namespace"),
-                format!("{:?} cannot be a namespace", target.namespace),
-                "at most 63 lower-case letters, digits and dashes",
-            );
-        }
-        if target.context.is_some() && target.cluster.is_some() {
-            let hint = "`cluster` names an EKS cluster, `context` an entry of the kubeconfig: keep one";
-            self.report(&format!("{path}.cluster"), "`context` and `cluster` both say where", hint);
-        }
-        let mut seen = Vec::new();
-        for (index, workload) in target.workloads.iter().enumerate() {
-            let at = format!("{path}.workloads[{index}]");
-            self.placeholders(&at, workload);
-            if let Ok(parsed) = crate::targets::kubernetes::Workload::parse(workload) {
-                if seen.contains(&parsed) {
-                    self.report(&at, format!("{parsed} is listed twice"), "remove one of them");
-                }
-                seen.push(parsed);
-            }
-            if let Err(why) = crate::targets::kubernetes::Workload::parse(workload) {
-                self.report(&at, why, "write it as deployment/web, statefulset/worker or daemonset/agent");
-            }
-        }
-        let images = &self.config.images;
-        match &target.image {
-            Some(image) if !images.contains_key(image) => {
-                let near = did_you_mean(image, images.keys().map(String::as_str)).map(|name| format!("did you mean {name:?}?"));
-                let hint = near.unwrap_or_else(|| "declare it under `images:`".into());
-                self.report(&format!("{path}.image"), format!("there is no image {image:?}"), hint);
-            }
-            None if images.len() != 1 => {
-                let hint = "add `image:` with the name of one of them";
-                self.report(path, format!("{} images are declared, so it is unclear which one runs here", images.len()), hint);
-            }
-            Some(_) | None => {}
-        }
-    }
-
     fn when(&mut self, path: &str, when: &When) {
         match when {
             When::Event(_) => {}
@@ -273,24 +232,35 @@ impl Checker<'_> {
         }
     }
 
-    fn placeholders(&mut self, path: &str, text: &str) {
+    pub(super) fn placeholders(&mut self, path: &str, text: &str) {
+        self.placeholders_with(path, text, TakesImages::No);
+    }
+
+    /// A text that is filled when the images are there.
+    pub(super) fn late_placeholders(&mut self, path: &str, text: &str) {
+        self.placeholders_with(path, text, TakesImages::Yes);
+    }
+
+    fn placeholders_with(&mut self, path: &str, text: &str, takes_images: TakesImages) {
         if let Err(why) = template::split(text) {
             self.report(path, why, "write {{ and }} for literal braces");
             return;
         }
         for name in template::names(text) {
-            self.placeholder(path, &name);
+            self.placeholder(path, &name, takes_images);
         }
     }
 
-    fn placeholder(&mut self, path: &str, name: &str) {
+    fn placeholder(&mut self, path: &str, name: &str, takes_images: TakesImages) {
         let images = || self.config.images.keys().map(String::as_str);
         let known = match name.split_once('.') {
             None => template::NAMES.contains(&name),
             Some(("var", variable)) => self.config.variables.contains_key(variable),
-            // Known only when the images are there, which is too late for every text of this version.
             Some(("image" | "digest", image)) if images().any(|known| known == image) => {
-                self.report(path, format!("{{{name}}} has no value here: images are made later"), "tidegate sets images by digest itself");
+                if takes_images == TakesImages::No {
+                    let hint = "tidegate sets images by digest itself";
+                    self.report(path, format!("{{{name}}} has no value here: images are made later"), hint);
+                }
                 return;
             }
             Some(_) => false,
@@ -298,9 +268,13 @@ impl Checker<'_> {
         if known {
             return;
         }
-        let variables: Vec<String> = self.config.variables.keys().map(|name| format!("var.{name}")).collect();
-        let all = template::NAMES.iter().copied().chain(variables.iter().map(String::as_str));
-        let hint = match did_you_mean(name, all) {
+        let variables = self.config.variables.keys().map(|name| format!("var.{name}"));
+        let of_images = self.config.images.keys().flat_map(|name| [format!("image.{name}"), format!("digest.{name}")]);
+        let more: Vec<String> = match takes_images {
+            TakesImages::Yes => variables.chain(of_images).collect(),
+            TakesImages::No => variables.collect(),
+        };
+        let hint = match did_you_mean(name, template::NAMES.iter().copied().chain(more.iter().map(String::as_str))) {
             Some(near) => format!("did you mean {{{near}}}?"),
             None if name.starts_with("var.") => "declare it under `variables:`".into(),
             None => format!("known: {}", template::NAMES.join(", ")),
@@ -321,6 +295,13 @@ impl Checker<'_> {
             self.report(path, format!("there is no environment {name:?}"), near.unwrap_or_default());
         }
     }
+}
+
+/// Whether a text is filled when the images are there, so that `{image.NAME}` has a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TakesImages {
+    Yes,
+    No,
 }
 
 fn claim(when: &When, rules: &Environment) -> Option<String> {
@@ -347,7 +328,9 @@ impl Config {
             super::Notify::Slack(slack) => Some(slack.webhook.env.as_str()),
             super::Notify::Email(_) => None,
         });
-        build.chain(notify).collect()
+        let targets = self.environments.values().flat_map(|environment| environment.deploy.iter().flat_map(Target::secret_names));
+        let migrations = self.environments.values().filter_map(|environment| environment.migrate.as_ref());
+        build.chain(notify).chain(targets).chain(migrations.flat_map(super::Migrate::secret_names)).collect()
     }
 
     /// The AWS role of an environment's deliveries: its own, or the file's.

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod check_targets;
 mod environments;
 mod images;
 pub mod load;
@@ -12,16 +13,19 @@ pub mod problem;
 pub mod schema;
 mod steps;
 mod support;
+mod targets;
 pub mod template;
 mod tree;
 mod values;
 mod walk;
 
+pub use check_targets::{is_loopback, secret_of};
 pub use environments::*;
 pub use images::*;
 pub use load::{Loaded, load, parse};
 pub use steps::*;
 pub use support::refuse_unsupported;
+pub use targets::*;
 pub use values::*;
 
 /// The file's name at the root of the repository.

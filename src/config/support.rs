@@ -1,6 +1,6 @@
 //! Keys that the grammar knows and this version cannot act on yet: they are refused, never ignored.
 
-use super::{Environment, Gate, Loaded, Rollback, Target};
+use super::{Environment, Gate, Loaded, Target};
 use crate::error::{Reason, Result};
 
 /// Refuses keys without an implementation. `environment` limits the look to one environment and the keys above all;
@@ -40,7 +40,6 @@ fn in_environment(rules: &Environment) -> Vec<String> {
     add(rules.soak.is_some(), "soak");
     add(!rules.freeze.is_empty(), "freeze");
     add(rules.backup.is_some(), "backup");
-    add(rules.migrate.is_some(), "migrate");
     add(!rules.trigger.is_empty(), "trigger");
     add(!rules.verify.is_empty(), "verify");
     add(!rules.notify.is_empty(), "notify");
@@ -51,19 +50,10 @@ fn in_environment(rules: &Environment) -> Vec<String> {
     }
     for (index, target) in rules.deploy.iter().enumerate() {
         let key = match target {
-            Target::Kubernetes(kubernetes) => {
-                add(!kubernetes.apply.is_empty(), &format!("deploy[{index}].kubernetes.apply"));
-                let auto = kubernetes.rollback == Some(Rollback::Auto);
-                add(auto, &format!("deploy[{index}].kubernetes.rollback"));
-                continue;
-            }
-            Target::Swarm(_) => "swarm",
+            Target::Kubernetes(_) | Target::Swarm(_) | Target::Awx(_) | Target::Command(_) | Target::Webhook(_) => continue,
             Target::Heroku(_) => "heroku",
-            Target::Awx(_) => "awx",
             Target::Ecs(_) => "ecs",
             Target::AppDeploy(_) => "app_deploy",
-            Target::Command(_) => "command",
-            Target::Webhook(_) => "webhook",
         };
         add(true, &format!("deploy[{index}].{key}"));
     }

@@ -4,9 +4,9 @@ use super::Finding;
 use crate::config::Loaded;
 use crate::error::{Error, Reason, Result};
 use crate::gates::drain::Drain;
-use crate::plan::{DrainWork, KubernetesWork, Plan, Work};
+use crate::plan::{DrainWork, Plan, Work};
 use crate::registry::store::Store;
-use crate::targets::kubernetes;
+use crate::targets::{self, System, kubernetes};
 use crate::tools::aws::{self, Access};
 use crate::tools::identity::{Claims, Identity};
 use crate::world::World;
@@ -40,11 +40,12 @@ pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)
                     let key = format!("3 {:?} {:?} {:?}", work.queues, work.regions, work.role);
                     looks.entry(key).or_insert_with(|| Box::pin(queues(world, name, work)));
                 }
-                Work::Kubernetes(work) if !plan.is_preview => {
-                    let key = format!("4 {name} {} {:?} {:?}", work.namespace, work.target.cluster, work.target.context);
-                    looks.entry(key).or_insert_with(|| Box::pin(cluster(world, name, work)));
+                Work::Target(work) => {
+                    if let Some((key, look)) = target(world, loaded, (name, plan), work) {
+                        looks.entry(key).or_insert(look);
+                    }
                 }
-                Work::Kubernetes(_) | Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::RemovePreview => {}
+                Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::Migrate(_) | Work::Remove(_) | Work::RemovePreview => {}
             }
         }
     }
@@ -72,8 +73,10 @@ fn roles(loaded: &Loaded, plans: &[(String, Plan)], role_of: &dyn Fn(&str) -> Op
         plan.images.iter().any(|image| image.build.repository.ecr().is_some())
             || plan.steps.iter().any(|step| match &step.work {
                 Work::Drain(_) => true,
-                Work::Kubernetes(work) => work.target.cluster.is_some(),
-                Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::RemovePreview => false,
+                Work::Target(work) => matches!(&work.system, System::Kubernetes(kubernetes) if kubernetes.target.cluster.is_some()),
+                Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::Migrate(_) | Work::Remove(_) | Work::RemovePreview => {
+                    false
+                }
             })
     };
     let mut roles: BTreeSet<Option<String>> = plans.iter().filter(|(_, plan)| uses_aws(plan)).map(|(name, _)| role_of(name)).collect();
@@ -81,6 +84,31 @@ fn roles(loaded: &Loaded, plans: &[(String, Plan)], role_of: &dyn Fn(&str) -> Op
         roles.insert(loaded.config.aws.role.clone());
     }
     roles
+}
+
+/// A target: what it needs here, and whether it lets us in.
+fn target<'a>(
+    world: &'a World,
+    loaded: &'a Loaded,
+    (name, plan): (&'a str, &'a Plan),
+    work: &'a targets::Work,
+) -> Option<(String, Look<'a>)> {
+    match &work.system {
+        System::Kubernetes(_) if plan.is_preview => None,
+        System::Kubernetes(work) => {
+            let key = format!("4 {name} {} {:?} {:?}", work.namespace, work.target.cluster, work.target.context);
+            Some((key, Box::pin(cluster(world, name, work))))
+        }
+        System::Awx(_) | System::Swarm(_) | System::Command(_) | System::Webhook(_) => {
+            let look = async move {
+                let said = in_time(targets::look(world, &loaded.folder, work)).await;
+                let named = |error: Error| Error { sentence: format!("{name}: {}", error.sentence), ..error };
+                vec![Finding::of("targets", said.map(|said| format!("{name}: {said}")).map_err(named))]
+            };
+            let what = serde_json::to_string(&work.system).unwrap_or_default();
+            Some((format!("5 {name} {what}"), Box::pin(look)))
+        }
+    }
 }
 
 /// Who AWS takes us for.
@@ -147,7 +175,7 @@ async fn queues(world: &World, environment: &str, work: &DrainWork) -> Vec<Findi
     vec![Finding::of("queues", in_time(asked).await)]
 }
 
-async fn cluster(world: &World, environment: &str, work: &KubernetesWork) -> Vec<Finding> {
+async fn cluster(world: &World, environment: &str, work: &kubernetes::Work) -> Vec<Finding> {
     let topic = "clusters";
     match in_time(kubernetes::may::look(world, work)).await {
         Ok(missing) if missing.is_empty() => {

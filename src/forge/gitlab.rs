@@ -192,11 +192,13 @@ pub(super) struct Plain<'a> {
     pub(super) form: Vec<(String, String)>,
     /// A file.
     pub(super) raw: Option<String>,
+    /// A body that a form cannot say.
+    pub(super) json: Option<Value>,
 }
 
 impl Plain<'_> {
     pub(super) fn get(path: String) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), form: Vec::new(), raw: None }
+        Self { method: Method::GET, path, query: Vec::new(), form: Vec::new(), raw: None, json: None }
     }
 }
 
@@ -218,6 +220,9 @@ impl Endpoint for Plain<'_> {
     fn body(&self) -> std::result::Result<Option<(&'static str, Vec<u8>)>, BodyError> {
         if let Some(text) = &self.raw {
             return Ok(Some(("application/octet-stream", text.clone().into_bytes())));
+        }
+        if let Some(json) = &self.json {
+            return Ok(Some(("application/json", json.to_string().into_bytes())));
         }
         if self.form.is_empty() {
             return Ok(None);
@@ -256,6 +261,13 @@ impl GitLab {
             Self { client, project: number.unwrap_or_else(|| path.clone()), path: path.clone(), job, own: std::sync::Arc::default() },
             secret,
         )))
+    }
+
+    /// Another project of the same server, with this token or the same one.
+    pub(super) fn elsewhere(&self, path: &str, token: Option<&Secret>) -> Self {
+        let token = token.map_or_else(|| self.client.token.clone(), |token| Token::Access(token.clone()));
+        let client = Client { token, ..self.client.clone() };
+        Self { client, project: path.to_owned(), path: path.to_owned(), job: None, own: std::sync::Arc::default() }
     }
 
     /// group/name.

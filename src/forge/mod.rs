@@ -11,6 +11,7 @@ use deployments::{DeploymentStatus, NewDeployment};
 
 pub mod comments;
 pub mod deployments;
+pub mod files;
 pub mod github;
 pub mod gitlab;
 pub mod gitlab_records;

@@ -1,11 +1,11 @@
 //! What to do, as a value that prints itself and has a hash. How it is made, one recipe per event, stands in `recipes`. Pure.
 
-use crate::config::{self, Kubernetes, Loaded};
+use crate::config::{self, Loaded};
 use crate::context::{Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind};
 use crate::registry::Repository;
-use crate::targets::kubernetes::Workload;
+use crate::targets;
 use crate::variables::{self, Variables};
 use crate::version::{Version, hex};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 mod recipes;
+mod switch;
 
 use recipes::Builder;
 
@@ -39,8 +40,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The lease under which it is done; none when nothing is done.
     pub lock: Option<Lock>,
-    /// Where a rollback would lead; none yet.
-    pub rollback: Option<()>,
+    /// What happens when a target fails; none when nothing is deployed.
+    pub rollback: Option<Rollback>,
     /// What can be foreseen to go wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -62,6 +63,26 @@ pub struct Plan {
     /// What happens to the other targets when one fails.
     #[serde(skip)]
     pub on_partial: config::OnPartial,
+}
+
+/// What happens when a target fails.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rollback {
+    /// Where it leads: what each target ran before, or nowhere.
+    pub to: &'static str,
+    /// For each target whether it goes back, and why not.
+    pub targets: Vec<TargetRollback>,
+}
+
+/// What happens when one target fails.
+#[derive(Clone, Debug, Serialize)]
+pub struct TargetRollback {
+    /// The step's id.
+    pub id: String,
+    /// Whether it goes back.
+    pub policy: config::Rollback,
+    /// Why, for a person.
+    pub why: String,
 }
 
 /// The lease of a plan.
@@ -160,9 +181,13 @@ pub enum Work {
     Image(usize),
     /// Wait until queues are quiet.
     Drain(DrainWork),
-    /// Update workloads in Kubernetes.
-    Kubernetes(KubernetesWork),
-    /// Remove what a pull request had.
+    /// Run a migration.
+    Migrate(Box<MigrateWork>),
+    /// Deploy to a target.
+    Target(Box<targets::Work>),
+    /// Remove what a preview has at a target.
+    Remove(Box<targets::Work>),
+    /// Close the records of a pull request.
     RemovePreview,
 }
 
@@ -187,19 +212,22 @@ pub struct DrainWork {
     pub role: Option<String>,
 }
 
-/// A Kubernetes target with all placeholders filled.
+/// A migration, with all placeholders filled that are known before the images are.
 #[derive(Clone, Debug, Serialize)]
-pub struct KubernetesWork {
-    /// The configuration's own part.
-    pub target: Kubernetes,
-    /// The namespace.
-    pub namespace: String,
-    /// The workloads.
-    pub workloads: Vec<Workload>,
-    /// The image's key.
-    pub image: String,
-    /// The AWS region and role, for EKS.
-    pub aws: config::Aws,
+pub struct MigrateWork {
+    /// How it is run.
+    pub run: MigrateRun,
+    /// The values of the placeholders that are filled when the images are there.
+    pub values: config::template::Values,
+}
+
+/// How a migration is run.
+#[derive(Clone, Debug, Serialize)]
+pub enum MigrateRun {
+    /// As a Job in a cluster.
+    KubernetesJob(Box<targets::kubernetes::job::Work>),
+    /// As a program beside tidegate.
+    Command(Box<config::CommandRun>),
 }
 
 /// Makes the plan of a decision.
@@ -221,7 +249,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
         builder.display_name()?;
         match (decision.outcome, request, event.kind) {
-            (Outcome::Remove, _, _) => builder.pull_request_closed(),
+            (Outcome::Remove, _, _) => builder.pull_request_closed()?,
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,
             (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
             (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
@@ -238,7 +266,7 @@ fn hash(plan: &Plan) -> String {
     let builds: Vec<&Build> = plan.images.iter().map(|image| &image.build).collect();
     let canonical = serde_json::json!({
         "outcome": plan.outcome, "environment": plan.environment, "version": plan.version, "commit": plan.commit,
-        "images": plan.images, "gates": plan.gates, "steps": plan.steps, "work": work, "builds": builds,
+        "images": plan.images, "gates": plan.gates, "steps": plan.steps, "work": work, "builds": builds, "rollback": plan.rollback,
     });
     hex(&Sha256::digest(canonical.to_string().as_bytes())).chars().take(12).collect()
 }

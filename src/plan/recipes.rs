@@ -1,12 +1,11 @@
 //! One recipe per event, in the order of a version's life; then the parts that recipes are made of. Pure.
 
-use super::{Action, Build, DrainWork, KubernetesWork, Plan, PlannedGate, PlannedImage, Step, Work};
-use crate::config::{self, Config, Dockerfile, Environment, Gate, Kubernetes, Loaded, Promote, template::Values};
+use super::{Action, Build, DrainWork, Plan, PlannedGate, PlannedImage, Step, Work};
+use crate::config::{self, Config, Dockerfile, Environment, Gate, Loaded, Promote, Target, template::Values};
 use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
 use crate::registry::Repository;
-use crate::targets::kubernetes::Workload;
 use crate::version::{Version, check_image_tag};
 
 /// A plan while it is made.
@@ -27,44 +26,46 @@ impl Builder<'_> {
         self.images(Action::Build)?;
         self.begin();
         self.gates()?;
-        self.targets()
+        self.switch()
     }
 
-    pub(super) fn pull_request_closed(&mut self) {
+    pub(super) fn pull_request_closed(&mut self) -> Result<()> {
         self.lock(Vec::new());
+        self.removals()?;
         let title = format!("close the records of {}", self.plan.display_environment);
-        self.step("remove", title, vec!["lock".into()], Work::RemovePreview);
+        self.step("remove", title, self.step_ids(), Work::RemovePreview);
+        Ok(())
     }
 
     pub(super) fn merged(&mut self) -> Result<()> {
         self.images(Action::Build)?;
         self.begin();
         self.gates()?;
-        self.targets()
+        self.switch()
     }
 
     pub(super) fn released(&mut self) -> Result<()> {
         self.images(Action::Promote)?;
         self.begin();
         self.gates()?;
-        self.targets()
+        self.switch()
     }
 
     pub(super) fn deployed_by_hand(&mut self) -> Result<()> {
         self.images(Action::Reuse)?;
         self.begin();
         self.gates()?;
-        self.targets()
+        self.switch()
     }
 }
 
 /// The parts of recipes.
 impl Builder<'_> {
-    fn step(&mut self, id: &str, title: String, after: Vec<String>, work: Work) {
+    pub(super) fn step(&mut self, id: &str, title: String, after: Vec<String>, work: Work) {
         self.plan.steps.push(Step { id: id.to_owned(), title, after, work });
     }
 
-    fn fill(&self, path: &str, text: &str) -> Result<String> {
+    pub(super) fn fill(&self, path: &str, text: &str) -> Result<String> {
         self.values.fill(text).map_err(|why| {
             let path = format!("environments.{}.{path}", self.name);
             let hint = "use another placeholder here, or claim only events that have it".to_owned();
@@ -108,7 +109,7 @@ impl Builder<'_> {
         self.step("lock", title, after, Work::Lock);
     }
 
-    fn step_ids(&self) -> Vec<String> {
+    pub(super) fn step_ids(&self) -> Vec<String> {
         self.plan.steps.iter().map(|step| step.id.clone()).collect()
     }
 
@@ -133,8 +134,14 @@ impl Builder<'_> {
 
     fn is_deployed(&self, name: &str) -> bool {
         let only = self.config.images.len() == 1;
-        let takes = |kubernetes: &Kubernetes| kubernetes.image.as_deref().map_or(only, |image| image == name);
-        self.rules.deploy.iter().any(|target| target.kubernetes().is_none_or(takes))
+        let takes = |target: &Target| match target {
+            Target::Kubernetes(kubernetes) => kubernetes.image.as_deref().map_or(only, |image| image == name),
+            Target::Swarm(swarm) => swarm.image.as_deref().map_or(only, |image| image == name),
+            // What a program or playbook deploys it says itself.
+            Target::Awx(_) | Target::Command(_) | Target::Webhook(_) => true,
+            Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_) => false,
+        };
+        self.rules.deploy.iter().any(takes)
     }
 
     fn image(&self, name: &str, image: &config::Image, action: Action, version: &Version) -> Result<PlannedImage> {
@@ -169,7 +176,7 @@ impl Builder<'_> {
         Ok(PlannedImage { name: name.to_owned(), repository: repository.to_string(), tags, action, build })
     }
 
-    fn aws(&self) -> config::Aws {
+    pub(super) fn aws(&self) -> config::Aws {
         let own = &self.rules.aws;
         config::Aws {
             region: own.region.clone().or_else(|| self.config.aws.region.clone()),
@@ -219,44 +226,6 @@ impl Builder<'_> {
     fn hook(&self, hook: Option<&config::Hook>) -> Result<Option<Vec<String>>> {
         let Some(hook) = hook else { return Ok(None) };
         hook.command.iter().map(|word| self.fill("gates", word)).collect::<Result<_>>().map(Some)
-    }
-
-    fn targets(&mut self) -> Result<()> {
-        let before = self.step_ids();
-        let mut previous: Option<String> = None;
-        for (index, target) in self.rules.deploy.iter().enumerate() {
-            let Some(kubernetes) = target.kubernetes() else { continue }; // refused by config::refuse_unsupported
-            let (id, title, work) = self.kubernetes(index, kubernetes)?;
-            let after = before.iter().cloned().chain(previous.take()).collect();
-            self.step(&id, title, after, work);
-            previous = Some(id);
-        }
-        Ok(())
-    }
-
-    fn kubernetes(&self, index: usize, target: &Kubernetes) -> Result<(String, String, Work)> {
-        let namespace = self.fill("deploy", &target.namespace)?;
-        if !crate::targets::kubernetes::is_dns_label(&namespace) {
-            let path = format!("environments.{}.deploy[{index}].kubernetes.namespace", self.name);
-            let message = format!("{namespace:?} cannot be a namespace");
-            let hint = "at most 63 lower-case letters, digits and dashes: look at the values of this run";
-            return Err(self.loaded.error(Reason::InputInvalid, vec![(path, message, hint.into())]));
-        }
-        let mut workloads = Vec::new();
-        for workload in &target.workloads {
-            let filled = self.fill("deploy", workload)?;
-            workloads.push(Workload::parse(&filled).map_err(|why| Error::new(Reason::InputInvalid, why))?);
-        }
-        let image = target.image.clone().or_else(|| self.config.images.keys().next().cloned()).unwrap_or_default();
-        let place = match (&target.context, &target.cluster) {
-            (Some(place), _) | (None, Some(place)) => format!("{place}/{namespace}"),
-            (None, None) => namespace.clone(),
-        };
-        let named: Vec<String> = workloads.iter().map(Workload::to_string).collect();
-        let title = format!("kubernetes {place}: {}", named.join(", "));
-        let id = if index == 0 { "deploy.kubernetes".to_owned() } else { format!("deploy.kubernetes.{}", index + 1) };
-        let work = KubernetesWork { target: target.clone(), namespace, workloads, image, aws: self.aws() };
-        Ok((id, title, Work::Kubernetes(work)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The pretend cluster: apps/v1 workloads that roll out over a moment, their pods, events and logs, and watches.
 
+use super::kubernetes_objects;
+use super::kubernetes_rollout::{PodState, pod, record_revision, roll_out, set_status};
 use super::sandbox::{Asked, ClusterMood, Shared, World, json_answer};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -8,9 +10,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A moment of a rollout: observed, pods made, pods ready.
-const MOMENT: Duration = Duration::from_millis(20);
 
 /// The objects of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +23,12 @@ pub struct Cluster {
     pub log: String,
     /// Every change of a template, in order: which lease it was made under, and the first container's image.
     pub switches: Vec<(String, String)>,
+    /// Lists whose deletions are confirmed and forgotten.
+    pub keeps: Vec<String>,
+    /// Fields that another manager owns: an apply of an object of this name conflicts.
+    pub owned: Vec<String>,
+    /// How Jobs end: their exit code, or none where they never end.
+    pub job_exit: Option<i32>,
     /// What the user may not do, as "patch deployments".
     pub denied: Vec<String>,
     /// The image that workloads run before anything was deployed.
@@ -31,7 +36,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    fn put(&mut self, plural: &str, namespace: &str, mut object: Value) {
+    pub(super) fn put(&mut self, plural: &str, namespace: &str, mut object: Value) {
         self.version += 1;
         let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
         if let Some(metadata) = object.pointer_mut("/metadata").and_then(Value::as_object_mut) {
@@ -43,7 +48,7 @@ impl Cluster {
         self.changes.push((self.version, plural.to_owned(), namespace.to_owned(), kind, object));
     }
 
-    fn remove(&mut self, plural: &str, namespace: &str, name: &str) {
+    pub(super) fn remove(&mut self, plural: &str, namespace: &str, name: &str) {
         self.version += 1;
         if let Some(object) = self.objects.remove(&(plural.to_owned(), namespace.to_owned(), name.to_owned())) {
             self.changes.push((self.version, plural.to_owned(), namespace.to_owned(), "DELETED", object));
@@ -64,9 +69,26 @@ impl Cluster {
         });
         set_status(&mut object, 2, 2);
         self.put(plural, namespace, object.clone());
+        record_revision(self, plural, namespace, &object, 2);
         for index in 0..2 {
             self.put("pods", namespace, pod(&object, &format!("{name}-old-{index}"), PodState::Running));
         }
+    }
+
+    /// The mood is about what is new: what ran before runs well again.
+    pub(super) fn mood_for(&self, mood: ClusterMood, (plural, namespace, name): &(String, String, String)) -> ClusterMood {
+        let image = self.image_of(plural, namespace, name);
+        if image.as_deref() == Some(self.first_image.as_str()) { ClusterMood::Honest } else { mood }
+    }
+
+    /// Whether a StatefulSet has a pod of an older template that never became ready: nothing goes on until it is deleted.
+    pub(super) fn is_wedged(&self, plural: &str, namespace: &str, name: &str, generation: i64) -> bool {
+        let current = format!("{name}-{generation}-");
+        let stuck = |pod: &Value| pod.pointer("/status/conditions/0/status").and_then(Value::as_str) == Some("False");
+        plural == "statefulsets"
+            && self.objects.iter().any(|((p, n, pod), object)| {
+                p == "pods" && n == namespace && pod.starts_with(&format!("{name}-")) && !pod.starts_with(&current) && stuck(object)
+            })
     }
 
     /// The image that a workload's first container is to run.
@@ -76,91 +98,22 @@ impl Cluster {
     }
 }
 
-fn kind_of(plural: &str) -> &'static str {
+pub(super) fn kind_of(plural: &str) -> &'static str {
     match plural {
         "deployments" => "Deployment",
         "statefulsets" => "StatefulSet",
         "daemonsets" => "DaemonSet",
         "pods" => "Pod",
+        "replicasets" => "ReplicaSet",
+        "controllerrevisions" => "ControllerRevision",
+        "jobs" => "Job",
+        "configmaps" => "ConfigMap",
+        "namespaces" => "Namespace",
+        "services" => "Service",
+        "ingresses" => "Ingress",
+        "clusterroles" => "ClusterRole",
         _events => "Event",
     }
-}
-
-fn set_status(object: &mut Value, updated: u64, ready: u64) {
-    let generation = object.pointer("/metadata/generation").cloned().unwrap_or_else(|| json!(1));
-    let revision = if updated >= 2 { "new" } else { "old" };
-    let status = json!({
-        "observedGeneration": generation, "replicas": 2, "updatedReplicas": updated, "availableReplicas": ready, "readyReplicas": ready,
-        "currentRevision": revision, "updateRevision": "new", "conditions": [],
-        "desiredNumberScheduled": 2, "updatedNumberScheduled": updated, "numberAvailable": ready,
-        "currentNumberScheduled": 2, "numberMisscheduled": 0, "numberReady": ready,
-    });
-    if let Some(map) = object.as_object_mut() {
-        map.insert("status".into(), status);
-    }
-}
-
-enum PodState {
-    Running,
-    Unready,
-    Waiting(&'static str, &'static str),
-    Crashing,
-    Unschedulable,
-}
-
-/// A pod of the workload's present template. The node reports the digest that the reference names.
-fn pod(workload: &Value, name: &str, state: PodState) -> Value {
-    let empty = Vec::new();
-    let containers = workload.pointer("/spec/template/spec/containers").and_then(Value::as_array).unwrap_or(&empty);
-    let text = |container: &Value, field: &str| container.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let statuses: Vec<Value> = containers
-        .iter()
-        .map(|container| {
-            let image = text(container, "image");
-            let (waiting, restarts, last, ready) = match &state {
-                PodState::Running => (None, 0, json!({}), true),
-                PodState::Unready | PodState::Unschedulable => (None, 0, json!({}), false),
-                PodState::Waiting(reason, message) => (Some(json!({"reason": reason, "message": message})), 0, json!({}), false),
-                PodState::Crashing => {
-                    let ended = json!({"terminated": {"exitCode": 3, "reason": "Error"}});
-                    (Some(json!({"reason": "CrashLoopBackOff", "message": "back-off 10s"})), 2, ended, false)
-                }
-            };
-            let now = match waiting {
-                Some(waiting) => json!({"waiting": waiting}),
-                None => json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
-            };
-            json!({
-                "name": text(container, "name"), "image": image, "imageID": image, "ready": ready, "restartCount": restarts,
-                "state": now, "lastState": last,
-            })
-        })
-        .collect();
-    let conditions = match state {
-        PodState::Unschedulable => {
-            json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient memory."}])
-        }
-        PodState::Running | PodState::Unready | PodState::Waiting(..) | PodState::Crashing => {
-            json!([{"type": "PodScheduled", "status": "True"}])
-        }
-    };
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {
-            "name": name, "uid": format!("uid-{name}"), "labels": workload.pointer("/spec/template/metadata/labels"),
-            "ownerReferences": [owner(workload)],
-        },
-        "spec": {"containers": containers},
-        "status": {"phase": "Running", "containerStatuses": statuses, "conditions": conditions},
-    })
-}
-
-/// As the controllers make pods: a Deployment's through a ReplicaSet.
-fn owner(workload: &Value) -> Value {
-    let kind = workload.pointer("/kind").and_then(Value::as_str).unwrap_or_default();
-    let name = workload.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let (kind, name) = if kind == "Deployment" { ("ReplicaSet", format!("{name}-5d4f")) } else { (kind, name.to_owned()) };
-    json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": format!("uid-{name}"), "controller": true})
 }
 
 /// Answers a request below /kube.
@@ -175,8 +128,11 @@ pub fn answer(shared: &Arc<Shared>, asked: &Asked) -> Response {
     if asked.method == "POST" && parts.as_slice() == ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] {
         return review(&shared.world(), asked);
     }
+    if let Some(answer) = kubernetes_objects::answer(shared, asked, &parts) {
+        return answer;
+    }
     let (namespace, plural, name, sub) = match parts.as_slice() {
-        ["apis", "apps", "v1", "namespaces", namespace, plural, rest @ ..] | ["api", "v1", "namespaces", namespace, plural, rest @ ..] => {
+        ["apis", _, _, "namespaces", namespace, plural, rest @ ..] | ["api", "v1", "namespaces", namespace, plural, rest @ ..] => {
             (*namespace, *plural, rest.first().copied(), rest.get(1).copied())
         }
         _other => return status(404, "NotFound", "the server could not find the requested resource"),
@@ -204,7 +160,7 @@ fn review(world: &World, asked: &Asked) -> Response {
     json_answer(201, &body)
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Response {
+pub(super) fn status(code: u16, reason: &str, message: &str) -> Response {
     json_answer(
         code,
         &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason, "code": code}),
@@ -213,7 +169,8 @@ fn status(code: u16, reason: &str, message: &str) -> Response {
 
 fn get(world: &mut World, plural: &str, namespace: &str, name: &str) -> Response {
     let key = (plural.to_owned(), namespace.to_owned(), name.to_owned());
-    if world.generous && !world.cluster.objects.contains_key(&key) && plural != "pods" {
+    let is_workload = matches!(plural, "deployments" | "statefulsets" | "daemonsets");
+    if world.generous && !world.cluster.objects.contains_key(&key) && is_workload {
         let image = world.cluster.first_image.clone();
         world.cluster.add_workload(plural, namespace, name, &[(name, &image)]);
     }
@@ -240,7 +197,11 @@ fn selected(asked: &Asked, object: &Value) -> bool {
 fn list(world: &World, asked: &Asked, plural: &str, namespace: &str) -> Response {
     let objects = world.cluster.objects.iter().filter(|((p, n, _), object)| p == plural && n == namespace && selected(asked, object));
     let items: Vec<&Value> = objects.map(|(_, object)| object).collect();
-    let version = if plural == "pods" || plural == "events" { "v1" } else { "apps/v1" };
+    let version = match plural {
+        "pods" | "events" | "configmaps" => "v1",
+        "jobs" => "batch/v1",
+        _apps => "apps/v1",
+    };
     json_answer(
         200,
         &json!({
@@ -324,7 +285,7 @@ fn patch(shared: &Arc<Shared>, asked: &Asked, (plural, namespace, name): (&str, 
 }
 
 /// Strategic merge, as far as images and annotations need it: containers are merged by name.
-fn merge(object: &mut Value, patch: &Value) {
+pub(super) fn merge(object: &mut Value, patch: &Value) {
     let (Some(object), Some(patch)) = (object.as_object_mut(), patch.as_object()) else { return };
     for (key, value) in patch {
         let by_name = matches!(key.as_str(), "containers" | "initContainers");
@@ -337,104 +298,14 @@ fn merge(object: &mut Value, patch: &Value) {
                     }
                 }
             }
+            (Some(old @ Value::Object(_)), Value::Object(new)) if new.contains_key("$patch") => {
+                *old = value.clone();
+                old.as_object_mut().map(|old| old.remove("$patch"));
+            }
             (Some(old @ Value::Object(_)), Value::Object(_)) => merge(old, value),
             (Some(_) | None, _) => {
                 object.insert(key.clone(), value.clone());
             }
         }
     }
-}
-
-/// What the controllers of a real cluster would do, in a few moments.
-#[allow(clippy::disallowed_methods)] // the pretend cluster's own time, not ours
-async fn roll_out(shared: Arc<Shared>, mood: ClusterMood, key: (String, String, String)) {
-    if mood == ClusterMood::NeverObserves || mood == ClusterMood::KeepsTemplate {
-        return;
-    }
-    for moment in 0..3 {
-        tokio::time::sleep(MOMENT).await;
-        advance(&mut shared.world(), mood, &key, moment);
-        shared.changed.notify_waiters();
-    }
-}
-
-fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String), moment: u32) {
-    let (plural, namespace, name) = key;
-    let Some(mut object) = world.cluster.objects.get(key).cloned() else { return };
-    let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
-    let fresh = |index: usize| format!("{name}-{generation}-{index}");
-    let cluster = &mut world.cluster;
-    match (moment, mood) {
-        (0, _) => set_status(&mut object, 0, 2),
-        (1, ClusterMood::Quota) => {
-            let message =
-                "pods \"web\" is forbidden: exceeded quota: compute, requested: memory=2Gi, used: memory=7Gi, limited: memory=8Gi";
-            cluster.put("events", namespace, event(namespace, ("ReplicaSet", &format!("{name}-x")), "FailedCreate", message));
-            return;
-        }
-        (1, _) => {
-            set_status(&mut object, 1, 2);
-            make_pods(cluster, mood, &object, (namespace, &fresh));
-        }
-        (_, ClusterMood::Honest | ClusterMood::KeepsPods) => {
-            set_status(&mut object, 2, 2);
-            let prefix = format!("{name}-");
-            let current = format!("{name}-{generation}-");
-            let old: Vec<String> = cluster
-                .objects
-                .keys()
-                .filter(|(p, n, pod)| p == "pods" && n == namespace && pod.starts_with(&prefix) && !pod.starts_with(&current))
-                .map(|(_, _, pod)| pod.clone())
-                .collect();
-            old.iter().for_each(|pod| cluster.remove("pods", namespace, pod));
-        }
-        (_, ClusterMood::Probe) if plural == "deployments" => {
-            let condition = json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "ReplicaSet has timed out progressing."});
-            if let Some(conditions) = object.pointer_mut("/status/conditions") {
-                *conditions = json!([condition]);
-            }
-        }
-        _stuck => return,
-    }
-    cluster.put(plural, namespace, object);
-}
-
-/// The pods of the new template, as the mood has them.
-fn make_pods(cluster: &mut Cluster, mood: ClusterMood, object: &Value, (namespace, fresh): (&str, &dyn Fn(usize) -> String)) {
-    let state = || match mood {
-        ClusterMood::ImagePull => PodState::Waiting("ImagePullBackOff", "Back-off pulling image: manifest unknown"),
-        ClusterMood::ContainerConfig => PodState::Waiting("CreateContainerConfigError", "secret \"web\" not found"),
-        ClusterMood::CrashLoop => PodState::Crashing,
-        ClusterMood::Unschedulable => PodState::Unschedulable,
-        ClusterMood::Probe => PodState::Unready,
-        ClusterMood::Honest | ClusterMood::KeepsTemplate | ClusterMood::KeepsPods | ClusterMood::NeverObserves | ClusterMood::Quota => {
-            PodState::Running
-        }
-    };
-    for index in 0..2 {
-        let mut made = pod(object, &fresh(index), state());
-        if mood == ClusterMood::KeepsPods {
-            let old = cluster.first_image.clone();
-            if let Some(id) = made.pointer_mut("/status/containerStatuses/0/imageID") {
-                *id = json!(old);
-            }
-        }
-        cluster.put("pods", namespace, made);
-    }
-    if mood == ClusterMood::Probe {
-        cluster.put(
-            "events",
-            namespace,
-            event(namespace, ("Pod", &fresh(0)), "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 503"),
-        );
-    }
-}
-
-fn event(namespace: &str, (kind, name): (&str, &str), reason: &str, message: &str) -> Value {
-    let now = jiff::Timestamp::now().to_string();
-    let now = now.split('.').next().map_or(now.clone(), |whole| format!("{}Z", whole.trim_end_matches('Z')));
-    json!({
-        "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": reason, "message": message, "lastTimestamp": now, "count": 1,
-        "metadata": {"name": format!("{name}.{reason}")}, "involvedObject": {"kind": kind, "name": name, "namespace": namespace},
-    })
 }

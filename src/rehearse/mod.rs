@@ -20,14 +20,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub mod aws;
+pub mod awx;
 pub mod engine;
 pub mod github;
 pub mod github_git;
 pub mod gitlab;
 mod gitlab_job;
+pub mod hooks;
 pub mod kubernetes;
+mod kubernetes_objects;
+mod kubernetes_rollout;
 pub mod registry;
 pub mod sandbox;
+pub mod swarm;
 
 use sandbox::Sandbox;
 
@@ -138,7 +143,14 @@ impl<'a> Stage<'a> {
         let vars = self.vars(&loaded.config, event, &path);
         let vars =
             if self.host == Host::GitLab { gitlab_job::of(&self.sandbox, &self.repository, &self.sha, rehearsal, vars) } else { vars };
-        let world = World { vars, console, clock: Clock::fast(SPEED), rehearsal: true, ..self.world.clone() };
+        let world = World {
+            vars,
+            console,
+            clock: Clock::fast(SPEED),
+            rehearsal: true,
+            detour: Some(format!("http://{}", self.sandbox.address)),
+            ..self.world.clone()
+        };
         let config = Some(PathBuf::from(&loaded.file));
         let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default(), lock_timeout: DEFAULT_TIMEOUT };
         let prepared = delivery::prepare(&world, &asked).await?;
@@ -223,8 +235,10 @@ impl<'a> Stage<'a> {
             vars = vars.with("DOCKER_HOST", format!("tcp://{}", self.sandbox.address)).with("DOCKER_TLS_VERIFY", "");
         }
         for secret in config.secret_names() {
-            if vars.get(secret).is_none() {
-                vars = vars.with(secret, "rehearsal-secret");
+            match pretend_secret(config, secret) {
+                Some(known) => vars = vars.with(secret, known),
+                None if vars.get(secret).is_none() => vars = vars.with(secret, "rehearsal-secret"),
+                None => {}
             }
         }
         vars
@@ -249,6 +263,30 @@ impl<'a> Stage<'a> {
         let shown = body.lines().filter(|line| !line.starts_with("<!--"));
         shown.for_each(|line| console.line(&format!("  {line}")));
     }
+}
+
+/// The pretend AWX knows one login; everything else takes any secret.
+fn pretend_secret(config: &Config, secret: &str) -> Option<&'static str> {
+    let targets = config.environments.values().flat_map(|environment| &environment.deploy);
+    let mut logins = targets.filter_map(|target| match target {
+        Target::Awx(awx) => Some(awx),
+        Target::Kubernetes(_)
+        | Target::Swarm(_)
+        | Target::Heroku(_)
+        | Target::Ecs(_)
+        | Target::AppDeploy(_)
+        | Target::Command(_)
+        | Target::Webhook(_) => None,
+    });
+    logins.find_map(|awx| {
+        let is = |name: &crate::config::SecretName| name.env == secret;
+        match (&awx.token, &awx.login) {
+            (Some(token), _) if is(token) => Some(awx::TOKEN),
+            (_, Some(login)) if is(&login.username) => Some("admin"),
+            (_, Some(login)) if is(&login.password) => Some(awx::PASSWORD),
+            (_, _) => None,
+        }
+    })
 }
 
 /// A commit id that looks real and is always the same.

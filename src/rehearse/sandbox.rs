@@ -2,7 +2,7 @@
 //!
 //! It keeps state, writes down everything it saw, and can be told to lie: to say yes and do no.
 
-use super::{aws, engine, github, gitlab, kubernetes, registry};
+use super::{aws, awx, engine, github, gitlab, hooks, kubernetes, registry, swarm};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -69,6 +69,12 @@ pub struct World {
     pub cluster: kubernetes::Cluster,
     /// How the cluster behaves.
     pub mood: ClusterMood,
+    /// AWX's side.
+    pub awx: awx::Controller,
+    /// The swarm's side.
+    pub swarm: swarm::Swarm,
+    /// Webhooks that were received, and pages that say what runs.
+    pub hooks: hooks::Hooks,
     /// Whether a tag write is confirmed and forgotten.
     pub registry_forgets: bool,
     /// Whether workloads and repositories appear when they are first asked for.
@@ -207,6 +213,10 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         "aws" => aws::answer(&shared, &asked),
         "kube" => kubernetes::answer(&shared, &asked),
         "v2" => registry::answer(&shared, &asked),
+        "awx" | "api" => awx::answer(&shared, &asked),
+        "hooks" => hooks::answer(&shared, &asked),
+        "info" | "services" | "tasks" | "configs" | "secrets" | "containers" => swarm::answer(&shared, &asked),
+        "images" if asked.path.ends_with("/json") => swarm::answer(&shared, &asked),
         "version" | "session" | "build" | "images" => engine::answer(&shared, &asked),
         _nothing => json_answer(404, &json!({"message": "Not Found"})),
     };
@@ -298,7 +308,12 @@ fn take_fault(shared: &Shared, said: &str) -> Option<Fault> {
     Some(fault.clone())
 }
 
+/// A status of 0 stands for a connection that breaks in the middle of the answer.
 fn answer_of(fault: &Fault) -> Response {
+    if fault.status == 0 {
+        let broken = futures::stream::iter([Ok(bytes::Bytes::from_static(b"{")), Err(std::io::Error::other("broken"))]);
+        return Body::from_stream(broken).into_response();
+    }
     let mut response = json_answer(fault.status, &fault.body);
     for (name, value) in &fault.headers {
         if let Ok(value) = value.parse() {

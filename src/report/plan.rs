@@ -1,5 +1,6 @@
 //! The plan in words.
 
+use crate::config::Rollback;
 use crate::context::Outcome;
 use crate::plan::{Action, Plan, Work};
 
@@ -21,8 +22,13 @@ impl Plan {
         if let Some(lock) = &self.lock {
             lines.push(format!("  lease   {}  holds back {}", lock.key, lock.scope));
         }
-        for step in self.steps.iter().filter(|step| matches!(step.work, Work::Kubernetes(_) | Work::RemovePreview)) {
-            lines.push(format!("  target  {}", step.title));
+        for step in self.steps.iter().filter(|step| is_shown(&step.work)) {
+            let rollback = self.rollback.iter().flat_map(|rollback| &rollback.targets).find(|target| target.id == step.id);
+            let rollback = rollback.map(|target| match target.policy {
+                Rollback::Auto => format!("  (rollback: auto, {})", target.why),
+                Rollback::Never => format!("  (rollback: never, {})", target.why),
+            });
+            lines.push(format!("  target  {}{}", step.title, rollback.unwrap_or_default()));
         }
         lines.extend(self.warnings.iter().map(|warning| format!("  warning {warning}")));
         lines
@@ -42,4 +48,8 @@ impl Plan {
             }
         }
     }
+}
+
+fn is_shown(work: &Work) -> bool {
+    matches!(work, Work::Migrate(_) | Work::Target(_) | Work::Remove(_) | Work::RemovePreview)
 }

@@ -5,12 +5,12 @@ use crate::config::{When, WhenEvent};
 use crate::context::Outcome;
 use crate::error::{Error, Reason, Result, Verdict};
 use crate::gates::order;
-use crate::plan::Work;
+use crate::plan::{MigrateRun, Work};
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome};
 use crate::state::records::{Record, paused};
 use crate::state::{self, Kind};
 use crate::steps::image;
-use crate::targets::kubernetes;
+use crate::targets::{self, Fence};
 use std::collections::BTreeMap;
 
 impl Runner<'_> {
@@ -18,6 +18,9 @@ impl Runner<'_> {
     pub(super) async fn early(&self, report: &mut Report) -> Result<bool> {
         self.scope()?;
         let plan = &self.prepared.plan;
+        for step in &plan.steps {
+            self.check(&step.work)?;
+        }
         if plan.steps.iter().all(|step| !matches!(step.work, Work::Lock)) {
             return Ok(false); // nothing is deployed, so there are no records
         }
@@ -44,6 +47,19 @@ impl Runner<'_> {
             return Ok(false); // somebody has to start the producers again: late or not, this run looks after them
         }
         order::judge(self.prepared, &history).await.map(|_notice| false)
+    }
+
+    /// What a step needs here is there before anything is built.
+    fn check(&self, work: &Work) -> Result<()> {
+        let folder = &self.prepared.loaded.folder;
+        match work {
+            Work::Target(work) => targets::check(self.world, folder, work),
+            Work::Migrate(work) => match &work.run {
+                MigrateRun::Command(command) => targets::command::check(self.world, folder, &work.values, command),
+                MigrateRun::KubernetesJob(_) => Ok(()),
+            },
+            Work::Lock | Work::Tags(_) | Work::Record | Work::Image(_) | Work::Drain(_) | Work::Remove(_) | Work::RemovePreview => Ok(()),
+        }
     }
 
     /// On a runner that is thrown away, a file holds nobody back: good enough for some places, not for those that people guard.
@@ -90,22 +106,24 @@ impl Runner<'_> {
             let Some(ready) = image::known(&self.job(index)?, &recorded.digest).await? else { return Ok(false) };
             images.insert(planned.name.clone(), ready.pushed);
         }
-        let mut targets = Vec::new();
+        let mut reported = Vec::new();
+        let fence = Fence { place: String::new(), number: 0 }; // nothing is changed under it
         for step in &self.prepared.plan.steps {
-            let Work::Kubernetes(work) = &step.work else { continue };
-            let Some(image) = images.get(&work.image) else { return Ok(false) };
+            let Work::Target(work) = &step.work else { continue };
+            let memory = self.ledger.memory_of(&step.id, newest);
+            let site = self.site(&step.id, &images, &fence, &memory);
             // Whatever keeps us from looking is met again, and told, by the deploy itself.
-            let Ok(Some(settled)) = kubernetes::runs(self.world, work, image).await else { return Ok(false) };
-            targets.push(ReportedTarget { id: step.id.clone(), verdict: Verdict::Deployed, detail: settled.detail, url: settled.url });
+            let Ok(Some(settled)) = targets::runs(&site, work).await else { return Ok(false) };
+            reported.push(ReportedTarget { id: step.id.clone(), verdict: Verdict::Deployed, detail: settled.detail, url: settled.url });
         }
         report.images.extend(images.iter().map(|(name, pushed)| ReportedImage::of(name, pushed, "reused")));
         let by = newest.by();
-        for target in &targets {
+        for target in &reported {
             let note = format!("{}; delivered before by {by}", target.detail);
             self.world.console.good(&format!("{:<20} {:>8}  {note}", target.id, ""));
             report.steps.push(done_before(&target.id, &note));
         }
-        report.targets = targets;
+        report.targets = reported;
         report.repeats = true;
         report.deployment_id = newest.deployment;
         Ok(true)

@@ -11,7 +11,7 @@ use crate::gates::order;
 use crate::report::outputs::random;
 use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, on_forge, paused, state_of};
 use crate::state::{Key, Kind};
-use crate::targets::Fence;
+use crate::targets::{Fence, Memory};
 use crate::world::World;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -184,12 +184,20 @@ impl<'a> Ledger<'a> {
         self.order().await
     }
 
+    /// The lease is still ours.
+    pub async fn confirm_lease(&self) -> Result<()> {
+        match self.lease.get() {
+            Some(lease) => lease.confirm().await,
+            None => Err(Error::new(Reason::Internal, "a removal without a lease")),
+        }
+    }
+
     /// Writes down that the delivery begins, with what it is about to switch to.
     pub async fn begin(&self, images: Vec<RecordedImage>) -> Result<String> {
         let Prepared { store, key, event, plan, loaded, .. } = self.prepared;
         let mut slot = self.record.lock().await;
         if let Some(record) = slot.as_mut() {
-            store.note(key, record, "run", Did::TakenUp).await?;
+            store.note(key, record, "run", (Did::TakenUp, None)).await?;
             drop(slot);
             self.mirror().await;
             return Ok("goes on with the record of the run before".into());
@@ -265,11 +273,15 @@ impl<'a> Ledger<'a> {
 
     /// A line of the journal.
     pub async fn note(&self, step: &str, what: Did) -> Result<()> {
+        self.note_handle(step, what, None).await
+    }
+
+    async fn note_handle(&self, step: &str, what: Did, handle: Option<&str>) -> Result<()> {
         if let Some(lease) = self.lease.get().filter(|lease| lease.is_lost()) {
             return Err(lease.taken().await); // not ours to write, nor to do, any more
         }
         match self.record.lock().await.as_mut() {
-            Some(record) => self.prepared.store.note(&self.prepared.key, record, step, what).await,
+            Some(record) => self.prepared.store.note(&self.prepared.key, record, step, (what, handle)).await,
             None => Ok(()),
         }
     }
@@ -366,6 +378,58 @@ impl<'a> Ledger<'a> {
     async fn tell(&self, forge: &Forge, id: u64, state: DeploymentState, description: &str) -> Result<()> {
         let log_url = self.prepared.event.more.run.url.as_deref();
         forge.set_shown(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
+    }
+}
+
+/// The journal of one step, as its target sees it.
+pub struct StepMemory<'a> {
+    ledger: &'a Ledger<'a>,
+    step: &'a str,
+    /// The record to look at, where it is not the one of this run.
+    of: Option<&'a Record>,
+}
+
+impl<'a> Ledger<'a> {
+    /// The journal of a step of this delivery.
+    pub fn memory(&'a self, step: &'a str) -> StepMemory<'a> {
+        StepMemory { ledger: self, step, of: None }
+    }
+
+    /// The journal of a step of a delivery before.
+    pub fn memory_of(&'a self, step: &'a str, record: &'a Record) -> StepMemory<'a> {
+        StepMemory { ledger: self, step, of: Some(record) }
+    }
+}
+
+impl StepMemory<'_> {
+    async fn ask<T>(&self, ask: impl Fn(&Record) -> T) -> Option<T> {
+        match self.of {
+            Some(record) => Some(ask(record)),
+            None => self.ledger.record.lock().await.as_ref().map(ask),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Memory for StepMemory<'_> {
+    async fn delivery(&self) -> String {
+        self.ask(|record| record.key.clone()).await.unwrap_or_default()
+    }
+
+    async fn started(&self) -> Option<String> {
+        self.ask(|record| record.started(self.step)).await.flatten()
+    }
+
+    async fn is_done(&self) -> bool {
+        self.ask(|record| record.is_done(self.step)).await.unwrap_or(false)
+    }
+
+    async fn note_started(&self, handle: &str) -> Result<()> {
+        self.ledger.note_handle(self.step, Did::Started, Some(handle)).await
+    }
+
+    async fn note_done(&self) -> Result<()> {
+        self.ledger.note(self.step, Did::Done).await
     }
 }
 

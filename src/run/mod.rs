@@ -4,13 +4,14 @@ use crate::config::OnPartial;
 use crate::context::Outcome;
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
-use crate::plan::{KubernetesWork, Plan, Step, Work};
+use crate::plan::{MigrateRun, MigrateWork, Plan, Step, Work};
+use crate::registry::Pushed;
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
 use crate::state::records::{Did, RecordedImage};
 use crate::steps::aliases;
 use crate::steps::image::{self, How, Job, Ready};
-use crate::targets::{Settled, kubernetes};
+use crate::targets::{self, Settled, Site, System, kubernetes};
 use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
 use futures::FutureExt;
@@ -27,7 +28,8 @@ pub mod ledger;
 mod waiter;
 mod waits;
 
-use ledger::Ledger;
+use crate::targets::Fence;
+use ledger::{Ledger, StepMemory};
 
 /// How long cancelled steps may take to stop by themselves.
 const CANCEL_GRACE: Duration = Duration::from_millis(500);
@@ -38,6 +40,8 @@ const TELLING_GRACE: Duration = Duration::from_secs(10);
 enum Answer {
     Image(String, Box<Ready>),
     Target(Settled),
+    /// What is gone, if anything of ours was there.
+    Removed(Option<String>),
     Note(String),
 }
 
@@ -84,7 +88,10 @@ async fn while_useful(world: &World, finished: &Cancel, telling: impl Future<Out
 fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
     match outcome {
         Ok(()) if plan.outcome == Outcome::Remove => {
-            // No target can remove what it did not make; once one can, this is `removed`.
+            if report.targets.iter().any(|target| target.verdict == Verdict::Removed) {
+                (report.verdict, report.reason) = (Verdict::Removed, Reason::Removed);
+                return;
+            }
             (report.verdict, report.reason) = (Verdict::Skipped, Reason::PreviewKept);
             let rest = if plan.has_targets { "its workloads were not made by tidegate and keep running" } else { "nothing of it ran" };
             report.sentence = format!("{} is closed; {rest}", plan.display_environment);
@@ -197,7 +204,7 @@ impl Runner<'_> {
 
     /// `on-partial: continue`: the other targets are deployed although one failed.
     fn goes_on_after_failure(&self, step: &Step) -> bool {
-        self.prepared.plan.on_partial == OnPartial::Continue && matches!(step.work, Work::Kubernetes(_))
+        self.prepared.plan.on_partial == OnPartial::Continue && matches!(step.work, Work::Target(_))
     }
 
     async fn next<'s>(
@@ -206,15 +213,31 @@ impl Runner<'_> {
     ) -> Result<Option<(&'s Step, Duration, Result<Answer>)>> {
         tokio::select! {
             biased;
-            () = self.world.cancel.cancelled() => {
-                // A moment for the steps to say where they stopped, then they are dropped.
-                let stopped = tokio::time::timeout(CANCEL_GRACE, running.next()).await;
-                let told = stopped.ok().flatten().and_then(|(_, _, answer)| answer.err()).filter(|error| error.reason == Reason::Cancelled);
-                Err(told.unwrap_or_else(|| Error::new(Reason::Cancelled, "the run was cancelled")))
-            }
+            () = self.world.cancel.cancelled() => Err(self.stopped(running).await),
             lost = self.ledger.lost() => Err(lost),
             next = running.next() => Ok(next),
         }
+    }
+
+    /// A moment for the steps to say where they stopped, then they are dropped. Targets may have to stop something elsewhere.
+    async fn stopped<'s>(&self, running: &mut FuturesUnordered<BoxFuture<'s, (&'s Step, Duration, Result<Answer>)>>) -> Error {
+        let reaches_out = |step: &Step| matches!(step.work, Work::Target(_) | Work::Migrate(_));
+        let begun = self.prepared.plan.steps.iter().any(reaches_out);
+        let grace = if begun { targets::STOP_LIMIT + CANCEL_GRACE } else { CANCEL_GRACE };
+        let mut told: Option<Error> = None;
+        let told_all = async {
+            while let Some((step, _, answer)) = running.next().await {
+                let error = answer.err().filter(|error| error.reason == Reason::Cancelled);
+                if told.is_none() || reaches_out(step) {
+                    told = error.or(told.take());
+                }
+                if told.is_some() && !begun {
+                    break;
+                }
+            }
+        };
+        let _dropped = tokio::time::timeout(grace, told_all).await;
+        told.unwrap_or_else(|| Error::new(Reason::Cancelled, "the run was cancelled"))
     }
 
     async fn timed<'s>(&'s self, step: &'s Step) -> (&'s Step, Duration, Result<Answer>) {
@@ -225,7 +248,9 @@ impl Runner<'_> {
             Work::Tags(index) => self.tags(*index).await,
             Work::Record => self.record_delivery().await,
             Work::Drain(work) => self.drain(&step.id, work).await,
-            Work::Kubernetes(work) => self.kubernetes(&step.id, work).await,
+            Work::Migrate(work) => self.migrate(&step.id, work).await,
+            Work::Target(work) => self.target(&step.id, work).await,
+            Work::Remove(work) => self.remove_target(&step.id, work).await,
             Work::RemovePreview => self.remove_preview().await,
         };
         (step, started.elapsed(), answer)
@@ -308,16 +333,71 @@ impl Runner<'_> {
 
     async fn remove_preview(&self) -> Result<Answer> {
         self.ledger.close().await?;
-        let rest = if self.prepared.plan.has_targets { "its workloads were not made by tidegate and keep running; " } else { "" };
-        Ok(Answer::Note(format!("{rest}its records are closed")))
+        Ok(Answer::Note("its records are closed".into()))
     }
 
-    async fn kubernetes(&self, id: &str, work: &KubernetesWork) -> Result<Answer> {
+    /// The images that are ready, by key.
+    fn pushed(&self) -> BTreeMap<String, Pushed> {
+        let images = self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        images.iter().map(|(name, ready)| (name.clone(), ready.pushed.clone())).collect()
+    }
+
+    /// What a target is given.
+    fn site<'s>(&'s self, step: &'s str, images: &'s BTreeMap<String, Pushed>, fence: &'s Fence, memory: &'s StepMemory<'s>) -> Site<'s> {
+        let Prepared { loaded, forge, plan, key, .. } = self.prepared;
+        let owner = key.to_string();
+        Site { world: self.world, folder: &loaded.folder, step, images, fence, memory, forge, is_preview: plan.is_preview, owner }
+    }
+
+    /// The last looks before something changes.
+    async fn may_switch(&self, id: &str) -> Result<Fence> {
         self.ready.get_or_init(|| self.recheck()).await.clone()?; // a no is a no for every target
         self.ledger.confirm().await?; // time has passed since the target before
-        let image = self.made(&work.image)?.pushed;
         self.ledger.note(id, Did::Switching).await?;
-        Ok(Answer::Target(kubernetes::deploy(self.world, work, &image, &self.ledger.fence()?).await?))
+        self.ledger.fence()
+    }
+
+    async fn target(&self, id: &str, work: &targets::Work) -> Result<Answer> {
+        let fence = self.may_switch(id).await?;
+        let (images, memory) = (self.pushed(), self.ledger.memory(id));
+        Ok(Answer::Target(targets::deploy(&self.site(id, &images, &fence, &memory), work).await?))
+    }
+
+    async fn migrate(&self, id: &str, work: &MigrateWork) -> Result<Answer> {
+        let fence = self.may_switch(id).await?;
+        let (images, memory) = (self.pushed(), self.ledger.memory(id));
+        let site = self.site(id, &images, &fence, &memory);
+        if targets::Memory::is_done(&memory).await {
+            return Ok(Answer::Note("the run before did it to the end".into()));
+        }
+        let values =
+            targets::with_images(&work.values, images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())));
+        let said = match &work.run {
+            MigrateRun::KubernetesJob(job) => {
+                let image = images.get(&job.image).ok_or_else(|| Error::new(Reason::Internal, "a migration without an image"))?;
+                kubernetes::job::run(&site, job, image, &values).await
+            }
+            MigrateRun::Command(command) => {
+                targets::command::run(&site, &values, command, "migrate").await.map(|()| "it ended with exit code 0".to_owned())
+            }
+        };
+        let said = said.map_err(|error| {
+            let reason = if error.reason == Reason::TargetFailed { Reason::MigrationFailed } else { error.reason };
+            Error { reason, ..error }
+        })?;
+        targets::Memory::note_done(&memory).await?;
+        Ok(Answer::Note(said))
+    }
+
+    async fn remove_target(&self, id: &str, work: &targets::Work) -> Result<Answer> {
+        self.ledger.confirm_lease().await?;
+        let (images, memory, fence) = (BTreeMap::new(), self.ledger.memory(id), self.ledger.fence()?);
+        let site = self.site(id, &images, &fence, &memory);
+        let gone = match &work.system {
+            System::Kubernetes(kubernetes) => kubernetes::remove(&site, kubernetes).await?,
+            System::Swarm(_) | System::Awx(_) | System::Command(_) | System::Webhook(_) => None,
+        };
+        Ok(Answer::Removed(gone))
     }
 
     /// Writes a step's end into report and log. Returns the error of a failed step.
@@ -327,7 +407,7 @@ impl Runner<'_> {
             Ok(answer) => (StepOutcome::Done, self.record(report, step, answer), Ok(())),
             Err(error) => {
                 let outcome = if error.reason == Reason::Cancelled { StepOutcome::Cancelled } else { StepOutcome::Failed };
-                if matches!(step.work, Work::Kubernetes(_)) {
+                if matches!(step.work, Work::Target(_)) {
                     let target =
                         ReportedTarget { id: step.id.clone(), verdict: Verdict::of(&error), detail: error.sentence.clone(), url: None };
                     report.targets.push(target);
@@ -347,6 +427,12 @@ impl Runner<'_> {
     fn record(&self, report: &mut Report, step: &Step, answer: Answer) -> String {
         match answer {
             Answer::Note(note) => note,
+            Answer::Removed(None) => "nothing of ours is there".to_owned(),
+            Answer::Removed(Some(detail)) => {
+                let target = ReportedTarget { id: step.id.clone(), verdict: Verdict::Removed, detail: detail.clone(), url: None };
+                report.targets.push(target);
+                detail
+            }
             Answer::Target(settled) => {
                 let Settled { verdict, detail, url } = settled;
                 report.targets.push(ReportedTarget { id: step.id.clone(), verdict, detail: detail.clone(), url });

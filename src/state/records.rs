@@ -91,6 +91,9 @@ pub struct Line {
     pub step: String,
     /// What was begun or done.
     pub what: Did,
+    /// What was started elsewhere, as "job 42".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
 }
 
 /// What a journal says of a step.
@@ -105,12 +108,16 @@ pub enum Did {
     Resumed,
     /// What runs is about to change.
     Switching,
+    /// Something was started elsewhere.
+    Started,
+    /// A step was done to its end.
+    Done,
     /// Another run goes on with it.
     TakenUp,
 }
 
 impl Did {
-    const ALL: [Self; 5] = [Self::Pausing, Self::Paused, Self::Resumed, Self::Switching, Self::TakenUp];
+    const ALL: [Self; 7] = [Self::Pausing, Self::Paused, Self::Resumed, Self::Switching, Self::Started, Self::Done, Self::TakenUp];
 
     fn name(self) -> &'static str {
         match self {
@@ -118,6 +125,8 @@ impl Did {
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::Switching => "switching",
+            Self::Started => "started",
+            Self::Done => "done",
             Self::TakenUp => "taken up",
         }
     }
@@ -156,6 +165,16 @@ impl Record {
     /// The digests of its images.
     pub fn digests(&self) -> Vec<String> {
         self.images.iter().map(|image| image.digest.clone()).collect()
+    }
+
+    /// What a step started elsewhere, last.
+    pub fn started(&self, step: &str) -> Option<String> {
+        self.journal.iter().rev().find(|line| line.step == step && line.what == Did::Started).and_then(|line| line.handle.clone())
+    }
+
+    /// Whether a step was done to its end.
+    pub fn is_done(&self, step: &str) -> bool {
+        self.journal.iter().any(|line| line.step == step && line.what == Did::Done)
     }
 
     /// Whether this is what runs, as far as records say.
@@ -203,7 +222,7 @@ pub fn paused(history: &[Record]) -> Vec<(String, bool)> {
                     paused.push((line.step.clone(), line.what == Did::Paused && record.ended.is_none()));
                 }
                 Did::Resumed => paused.retain(|(step, _)| *step != line.step),
-                Did::Switching | Did::TakenUp => {}
+                Did::Switching | Did::Started | Did::Done | Did::TakenUp => {}
             }
         }
     }
@@ -259,9 +278,10 @@ impl Store {
     }
 
     /// Adds a line to the journal, before or after what it is about.
-    pub async fn note(&self, key: &Key, record: &mut Record, step: &str, what: Did) -> Result<()> {
-        record.journal.push(Line { at: now(), step: step.to_owned(), what });
-        self.rewrite(key, record, DeploymentState::InProgress, &format!("{step}: {}", what.name())).await
+    pub async fn note(&self, key: &Key, record: &mut Record, step: &str, (what, handle): (Did, Option<&str>)) -> Result<()> {
+        record.journal.push(Line { at: now(), step: step.to_owned(), what, handle: handle.map(str::to_owned) });
+        let handle = handle.map(|handle| format!(" {handle}")).unwrap_or_default();
+        self.rewrite(key, record, DeploymentState::InProgress, &format!("{step}: {}{handle}", what.name())).await
     }
 
     /// Writes down how it ended.
@@ -348,8 +368,12 @@ fn from_forge(deployment: Deployment, statuses: &[Status]) -> Result<Record> {
     (record.deployment, record.begun) = (Some(id), created_at);
     for status in statuses.iter().rev() {
         let Some((head, rest)) = status.description.split_once(": ") else { continue };
-        if let Some(what) = Did::ALL.into_iter().find(|did| did.name() == rest) {
-            record.journal.push(Line { at: status.created_at.clone(), step: head.to_owned(), what });
+        let (said, handle) = match rest.strip_prefix("started ") {
+            Some(handle) => ("started", Some(handle.to_owned())),
+            None => (rest, None),
+        };
+        if let Some(what) = Did::ALL.into_iter().find(|did| did.name() == said) {
+            record.journal.push(Line { at: status.created_at.clone(), step: head.to_owned(), what, handle });
             record.ended = None; // it was taken up again
         } else if let Ok(verdict) = serde_json::from_value(Value::from(head)) {
             record.ended = Some(Ended { at: status.created_at.clone(), verdict, sentence: rest.to_owned() });
@@ -386,7 +410,7 @@ mod tests {
     use super::*;
 
     fn record(fence: u64, journal: &[Did], verdict: Option<Verdict>) -> Record {
-        let line = |what: &Did| Line { at: String::new(), step: "drain".into(), what: *what };
+        let line = |what: &Did| Line { at: String::new(), step: "drain".into(), what: *what, handle: None };
         Record {
             schema: 1,
             project: "p".into(),

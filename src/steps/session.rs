@@ -3,7 +3,7 @@
 //! Nothing of it stands on an argument list, in the image or on disk.
 //! <https://github.com/moby/buildkit/blob/master/docs/dev/request-lifecycle.md>
 
-use super::engine::Endpoint;
+use super::endpoint::Endpoint;
 use crate::registry::Repository;
 use crate::registry::oci::Login;
 use crate::registry::store::Store;

@@ -111,3 +111,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// The body of an answer, up to a limit: no server can fill the memory.
+pub async fn limited(mut answer: Response, limit: usize) -> std::result::Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(|error| chain(&error.without_url()))? {
+        if body.len().saturating_add(piece.len()) > limit {
+            return Err(format!("its answer is longer than {limit} bytes"));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}

@@ -1,8 +1,13 @@
-//! Child processes: argument lists, never a shell; bounded in time and output; killed when no longer wanted.
+//! Child processes: argument lists, never a shell; bounded in time and output; ended with all that they started.
 
 use crate::error::{Error, Reason, Result};
+use crate::tools::wait::Cancel;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
@@ -12,6 +17,12 @@ const LINE_LIMIT: u64 = 64 * 1024;
 const ASK_LIMIT: Duration = Duration::from_secs(20);
 /// How long the last lines of an ended child are waited for.
 const LAST_LINES: Duration = Duration::from_millis(500);
+/// How much of a child's output is passed on, in bytes; it is read to its end all the same.
+const SHOWN_LIMIT: usize = 8 * 1024 * 1024;
+/// How many of its last lines are kept to explain a failure.
+const TAIL: usize = 20;
+/// How long a child may take to end after it was asked to.
+const END_GRACE: Duration = Duration::from_millis(1500);
 
 /// The trimmed output of a quick command that reads local state, or nothing when it fails. Blocking.
 #[allow(clippy::disallowed_methods)]
@@ -38,49 +49,242 @@ pub fn ask(program: &str, args: &[&str], input: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Runs a program to its end and hands every line of its output to `line`. Dropping the future kills the program.
-#[allow(clippy::disallowed_methods)]
-pub async fn run(command: &[String], folder: &Path, limit: Duration, line: &(dyn Fn(&str) + Sync)) -> Result<()> {
-    let (program, args) = command.split_first().ok_or_else(|| Error::new(Reason::ConfigInvalid, "an empty command cannot be run"))?;
-    let failed = |what: String| Error::new(Reason::HookFailed, format!("`{program}` {what}"));
-    let mut child = tokio::process::Command::new(program)
-        .args(args)
-        .current_dir(folder)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")).hint("the path is relative to tidegate.yml; is it executable?"))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let followed = async {
-        let output = async { tokio::join!(follow(out, line), follow(err, line)) };
-        tokio::pin!(output);
-        let status = tokio::select! {
-            status = child.wait() => status,
-            _closed = &mut output => return child.wait().await,
-        };
-        // What it started in the background may keep the pipes open for ever.
-        let _rest = tokio::time::timeout(LAST_LINES, output).await;
-        status
-    };
-    match tokio::time::timeout(limit, followed).await {
-        Err(_elapsed) => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),
-        Ok(Err(error)) => Err(failed(format!("was lost: {error}"))),
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(failed(format!("ended with {status}"))),
+/// A program to run: its arguments, its surroundings and its limits.
+pub struct Program<'a> {
+    /// The program and its arguments.
+    pub argv: &'a [String],
+    /// The working directory.
+    pub folder: &'a Path,
+    /// Its whole environment; ours when nothing is said.
+    pub env: Option<Vec<(String, String)>>,
+    /// How long it may take.
+    pub limit: Duration,
+    /// Ends it, and all that it started.
+    pub cancel: Option<&'a Cancel>,
+    /// A text to look for in its output.
+    pub marker: Option<&'a str>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub enum End {
+    /// By itself.
+    Exited(ExitStatus),
+    /// It was ended at its limit.
+    TimedOut,
+    /// It was ended because the run was cancelled.
+    Cancelled,
+}
+
+/// What is known of a program that ran.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub end: End,
+    /// Whether the marker was in its output.
+    pub marked: bool,
+    /// Its last lines.
+    pub tail: Vec<String>,
+}
+
+/// The group of a child: whatever it started ends with it, also when nobody waits any more.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            let _gone = kill_process_group(group, signal);
+        }
     }
 }
 
-async fn follow(stream: Option<impl AsyncRead + Unpin>, line: &(dyn Fn(&str) + Sync)) {
-    let Some(stream) = stream else { return };
-    let mut reader = BufReader::new(stream);
-    let mut buffer = Vec::new();
-    loop {
-        buffer.clear();
-        match (&mut reader).take(LINE_LIMIT).read_until(b'\n', &mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => line(String::from_utf8_lossy(&buffer).trim_end()),
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+impl Program<'_> {
+    /// Runs it to its end and hands every line of its output to `line`. Dropping the future ends it as well.
+    #[allow(clippy::disallowed_methods)]
+    pub async fn run(&self, line: &(dyn Fn(&str) + Sync)) -> Result<Ran> {
+        let (program, args) = self.argv.split_first().ok_or_else(|| Error::new(Reason::ConfigInvalid, "an empty command cannot be run"))?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(args).current_dir(self.folder).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(env) = &self.env {
+            command.env_clear().envs(env.iter().map(|(name, value)| (name, value)));
         }
+        let mut child = command.spawn().map_err(|error| {
+            Error::new(Reason::HookFailed, format!("`{program}` cannot be started: {error}"))
+                .hint("the path is relative to tidegate.yml; is it executable?")
+        })?;
+        let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+        let heard = Heard::new(self.marker, line);
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let output = async { tokio::join!(heard.follow(out), heard.follow(err)) };
+        tokio::pin!(output);
+        let mut closed = false;
+        let limit = tokio::time::sleep(self.limit);
+        tokio::pin!(limit);
+        let end = loop {
+            tokio::select! {
+                status = child.wait() => break End::Exited(status.map_err(|error| lost(program, &error))?),
+                _both = &mut output, if !closed => closed = true,
+                () = &mut limit => break self.stop(&group, &mut child, End::TimedOut).await,
+                () = cancelled(self.cancel) => break self.stop(&group, &mut child, End::Cancelled).await,
+            }
+        };
+        if !closed {
+            // What it started in the background may keep the pipes open for ever.
+            let _rest = tokio::time::timeout(LAST_LINES, output).await;
+        }
+        Ok(heard.told(end))
+    }
+
+    async fn stop(&self, group: &Group, child: &mut tokio::process::Child, end: End) -> End {
+        group.signal(Signal::TERM);
+        let _ended = tokio::time::timeout(END_GRACE, child.wait()).await;
+        group.signal(Signal::KILL);
+        end
+    }
+}
+
+/// Runs a program that must succeed, in our own environment.
+pub async fn run(command: &[String], folder: &Path, limit: Duration, line: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    let program = command.first().map(String::as_str).unwrap_or_default();
+    let failed = |what: String| Error::new(Reason::HookFailed, format!("`{program}` {what}"));
+    let ran = Program { argv: command, folder, env: None, limit, cancel: None, marker: None }.run(line).await?;
+    match ran.end {
+        End::Exited(status) if status.success() => Ok(()),
+        End::Exited(status) => Err(failed(format!("ended with {status}"))),
+        End::TimedOut | End::Cancelled => Err(failed(format!("did not end within {}", humantime::format_duration(limit)))),
+    }
+}
+
+fn lost(program: &str, error: &std::io::Error) -> Error {
+    Error::new(Reason::HookFailed, format!("`{program}` was lost: {error}"))
+}
+
+async fn cancelled(cancel: Option<&Cancel>) {
+    match cancel {
+        Some(cancel) => cancel.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was heard of a child.
+struct Heard<'a> {
+    marker: Option<&'a [u8]>,
+    line: &'a (dyn Fn(&str) + Sync),
+    state: Mutex<HeardState>,
+}
+
+#[derive(Default)]
+struct HeardState {
+    marked: bool,
+    shown: usize,
+    tail: VecDeque<String>,
+}
+
+impl<'a> Heard<'a> {
+    fn new(marker: Option<&'a str>, line: &'a (dyn Fn(&str) + Sync)) -> Self {
+        Self { marker: marker.map(str::as_bytes), line, state: Mutex::default() }
+    }
+
+    fn told(&self, end: End) -> Ran {
+        let state = std::mem::take(&mut *self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        Ran { end, marked: state.marked, tail: state.tail.into() }
+    }
+
+    /// Reads to the end. Of a line that is too long only the beginning is passed on: the rest of a secret would not be known.
+    async fn follow(&self, stream: Option<impl AsyncRead + Unpin>) {
+        let Some(stream) = stream else { return };
+        let mut reader = BufReader::new(stream);
+        let mut buffer = Vec::new();
+        let mut carried: Vec<u8> = Vec::new();
+        let mut goes_on = false;
+        loop {
+            buffer.clear();
+            match (&mut reader).take(LINE_LIMIT).read_until(b'\n', &mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            self.look_for_marker(&mut carried, &buffer);
+            if !goes_on {
+                self.pass_on(String::from_utf8_lossy(&buffer).trim_end());
+            }
+            goes_on = buffer.last() != Some(&b'\n');
+        }
+    }
+
+    fn look_for_marker(&self, carried: &mut Vec<u8>, piece: &[u8]) {
+        let Some(marker) = self.marker else { return };
+        carried.extend_from_slice(piece);
+        if carried.windows(marker.len()).any(|window| window == marker)
+            && let Ok(mut state) = self.state.lock()
+        {
+            state.marked = true;
+        }
+        let rest = carried.len().saturating_sub(marker.len().saturating_sub(1));
+        carried.drain(..rest);
+    }
+
+    fn pass_on(&self, text: &str) {
+        let Ok(mut state) = self.state.lock() else { return };
+        if state.tail.len() == TAIL {
+            state.tail.pop_front();
+        }
+        state.tail.push_back(text.chars().take(1000).collect());
+        let before = state.shown;
+        state.shown = before.saturating_add(text.len() + 1);
+        let after = state.shown;
+        drop(state);
+        if after <= SHOWN_LIMIT {
+            (self.line)(text);
+        } else if before <= SHOWN_LIMIT {
+            (self.line)("… the rest of the output is not shown");
+        }
+    }
+}
+
+/// A program that runs beside us and ends with us.
+pub struct Background {
+    child: tokio::process::Child,
+    _group: Group,
+    words: std::sync::Arc<Mutex<String>>,
+}
+
+impl Background {
+    /// Starts it; what it says on stderr is kept.
+    #[allow(clippy::disallowed_methods)]
+    pub fn start(argv: &[String]) -> std::io::Result<Self> {
+        let (program, args) = argv.split_first().ok_or_else(|| std::io::Error::other("an empty command"))?;
+        let mut command = tokio::process::Command::new(program);
+        command.args(args).process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+        let words = std::sync::Arc::new(Mutex::new(String::new()));
+        if let Some(stderr) = child.stderr.take() {
+            let words = words.clone();
+            tokio::spawn(async move {
+                let mut lines = BufReader::new(stderr.take(LINE_LIMIT)).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    if let Ok(mut words) = words.lock() {
+                        words.push_str(&line);
+                        words.push('\n');
+                    }
+                }
+            });
+        }
+        Ok(Self { child, _group: group, words })
+    }
+
+    /// What it said, if it has ended.
+    #[allow(clippy::disallowed_methods)]
+    pub async fn ended(&mut self) -> Option<String> {
+        self.child.try_wait().ok().flatten()?;
+        tokio::time::sleep(Duration::from_millis(50)).await; // its last words may be on their way
+        Some(self.words.lock().map(|words| words.clone()).unwrap_or_default())
     }
 }

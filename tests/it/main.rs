@@ -6,8 +6,10 @@
 
 mod access;
 mod action;
+mod awx;
 mod by_hand;
 mod cancel;
+mod command;
 mod comments;
 mod contracts;
 mod doctor;
@@ -26,5 +28,7 @@ mod pull_request;
 mod rehearse;
 mod release;
 mod state;
+mod swarm;
 mod tls;
+mod webhook;
 mod world;

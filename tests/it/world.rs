@@ -173,6 +173,15 @@ impl World {
         self
     }
 
+    /// Merges go to this target instead of the cluster, and that is committed.
+    pub fn deploy_dev_by(&self, target: &str) {
+        let text = std::fs::read_to_string(self.path("tidegate.yml")).unwrap();
+        let (head, rest) = text.split_once("    deploy:\n      - ").unwrap();
+        let (_, tail) = rest.split_once('\n').unwrap();
+        self.write("tidegate.yml", &format!("{head}    deploy:\n      - {target}\n{tail}"));
+        self.commit("another target");
+    }
+
     /// Changes the configuration by replacing a piece of it.
     pub fn configure(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(self.path("tidegate.yml")).unwrap();

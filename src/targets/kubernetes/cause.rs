@@ -1,6 +1,6 @@
 //! Why a rollout does not get on: the cause first, then events, then the last log lines.
 
-use super::resource::{Change, Container};
+use super::resource::{Change, Container, bounded};
 use super::{Cluster, Workload, WorkloadKind};
 use crate::error::{Error, Reason};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
@@ -31,6 +31,24 @@ pub(crate) struct Judge<'a> {
     pods: BTreeMap<String, Pod>,
     /// What refuses new pods, and at how many looks in a row.
     quota: Option<(String, u32)>,
+}
+
+/// Whether a container of the pod is to run one of these images.
+pub(crate) fn has_image(pod: &Pod, images: &[String]) -> bool {
+    let spec = pod.spec.as_ref();
+    let mut all = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    all.any(|container| container.image.as_ref().is_some_and(|image| images.contains(image)))
+}
+
+/// Whether a pod serves.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether a container of the pod is certain not to run as it is.
+pub(crate) fn will_not_start(pod: &Pod) -> bool {
+    container_cause(pod).is_some()
 }
 
 /// Whether a pod still counts: finished ones do not.
@@ -79,10 +97,7 @@ impl<'a> Judge<'a> {
     /// Notes a pod, if it is one of the new ones.
     pub fn pod(&mut self, pod: &Pod) {
         let name = pod.metadata.name.clone().unwrap_or_default();
-        let wanted = self.cluster.image.reference();
-        let spec = pod.spec.as_ref();
-        let all = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-        let is_new = all.into_iter().any(|container| container.image.as_deref() == Some(wanted.as_str()));
+        let is_new = has_image(pod, &self.change.expect.images);
         if is_new && is_of(pod, self.workload) && pod.metadata.deletion_timestamp.is_none() {
             self.pods.insert(name, pod.clone());
         } else {
@@ -94,7 +109,7 @@ impl<'a> Judge<'a> {
     pub async fn look(&mut self) {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.cluster.work.namespace);
         let params = ListParams::default().labels(&self.change.selector);
-        if let Ok(listed) = self.cluster.bounded(pods.list(&params), "pods").await {
+        if let Ok(listed) = bounded(pods.list(&params), "pods").await {
             self.pods.clear();
             listed.items.iter().for_each(|pod| self.pod(pod));
         }
@@ -169,7 +184,7 @@ impl<'a> Judge<'a> {
     async fn events(&self) -> Vec<Event> {
         let events: Api<Event> = Api::namespaced(self.cluster.client.clone(), &self.cluster.work.namespace);
         let params = ListParams::default().fields("type=Warning").limit(500);
-        let Ok(listed) = self.cluster.bounded(events.list(&params), "events").await else { return Vec::new() };
+        let Ok(listed) = bounded(events.list(&params), "events").await else { return Vec::new() };
         let name = &self.workload.name;
         let about_us = |event: &Event| {
             let object = event.involved_object.name.as_deref().unwrap_or_default();
@@ -190,7 +205,7 @@ impl<'a> Judge<'a> {
         for previous in [true, false] {
             let container = Some(container.to_owned());
             let params = LogParams { container, previous, tail_lines: Some(LOG_LINES), limit_bytes: Some(16_384), ..LogParams::default() };
-            if let Ok(text) = self.cluster.bounded(pods.logs(pod, &params), "log").await
+            if let Ok(text) = bounded(pods.logs(pod, &params), "log").await
                 && !text.trim().is_empty()
             {
                 return text.lines().map(str::to_owned).collect();

@@ -1,8 +1,8 @@
 //! Reaching the cluster: kubeconfig and context, the pod's own service account, or EKS by name with a token made here.
 
 use super::failure;
+use crate::config::Aws;
 use crate::error::{Error, Reason, Result};
-use crate::plan::KubernetesWork;
 use crate::tools::aws::{self, Access};
 use crate::tools::http::chain;
 use crate::world::World;
@@ -18,14 +18,25 @@ use std::time::{Duration, SystemTime};
 /// EKS accepts a token for about 15 minutes.
 const TOKEN_RENEWAL: Duration = Duration::from_secs(600);
 
-/// A client for the target's cluster.
-pub async fn connect(world: &World, work: &KubernetesWork) -> Result<Client> {
-    if let Some(name) = &work.target.cluster {
-        return eks(world, work, name).await;
+/// Which cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach<'a> {
+    /// An entry of the kubeconfig.
+    pub context: Option<&'a str>,
+    /// An EKS cluster.
+    pub cluster: Option<&'a str>,
+    /// The AWS region and role, for EKS.
+    pub aws: &'a Aws,
+}
+
+/// A client for that cluster.
+pub async fn connect(world: &World, reach: &Reach<'_>) -> Result<Client> {
+    if let Some(name) = reach.cluster {
+        return eks(world, reach.aws, name).await;
     }
     let mut config = match kubeconfig(world)? {
-        Some(paths) => from_files(work, &paths).await?,
-        None if work.target.context.is_some() => {
+        Some(paths) => from_files(reach.context, &paths).await?,
+        None if reach.context.is_some() => {
             return Err(missing("there is no kubeconfig, but the target names a context"));
         }
         None => Config::incluster().map_err(|_outside| missing("there is no kubeconfig, and this is not a pod"))?,
@@ -34,9 +45,8 @@ pub async fn connect(world: &World, work: &KubernetesWork) -> Result<Client> {
     if let Some((name, region)) = eks_of(&config) {
         // `aws eks get-token` needs the aws tool; the same token is made here without it.
         config.auth_info.exec = None;
-        let mut work = work.clone();
-        work.aws.region = region.or(work.aws.region);
-        return with_eks_token(world, &work, config, &name).await;
+        let aws = Aws { region: region.or_else(|| reach.aws.region.clone()), ..reach.aws.clone() };
+        return with_eks_token(world, &aws, config, &name).await;
     }
     if let Some(exec) = config.auth_info.exec.as_mut() {
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
@@ -63,7 +73,7 @@ fn kubeconfig(world: &World) -> Result<Option<Vec<PathBuf>>> {
     Ok(home.filter(|path| path.is_file()).map(|path| vec![path]))
 }
 
-async fn from_files(work: &KubernetesWork, paths: &[PathBuf]) -> Result<Config> {
+async fn from_files(context: Option<&str>, paths: &[PathBuf]) -> Result<Config> {
     let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let broken = |why: String| {
         Error::new(Reason::InputInvalid, format!("the kubeconfig {} cannot be used: {why}", shown.join(":")))
@@ -74,7 +84,7 @@ async fn from_files(work: &KubernetesWork, paths: &[PathBuf]) -> Result<Config> 
         let file = Kubeconfig::read_from(path).map_err(|error| broken(chain(&error)))?;
         merged = merged.merge(file).map_err(|error| broken(chain(&error)))?;
     }
-    let options = KubeConfigOptions { context: work.target.context.clone(), cluster: None, user: None };
+    let options = KubeConfigOptions { context: context.map(str::to_owned), cluster: None, user: None };
     Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| broken(chain(&error)))
 }
 
@@ -112,8 +122,8 @@ fn eks_of(config: &Config) -> Option<(String, Option<String>)> {
     }
 }
 
-async fn eks(world: &World, work: &KubernetesWork, name: &str) -> Result<Client> {
-    let access = Access { region: work.aws.region.clone(), role: work.aws.role.clone() };
+async fn eks(world: &World, own: &Aws, name: &str) -> Result<Client> {
+    let access = Access { region: own.region.clone(), role: own.role.clone() };
     let client = aws_sdk_eks::Client::new(&aws::config(&world.vars, &access, "EKS").await?);
     let what = format!("the EKS cluster {name} in {} cannot be described", access.region(&world.vars)?);
     let answer = client.describe_cluster().name(name).send().await;
@@ -138,12 +148,12 @@ async fn eks(world: &World, work: &KubernetesWork, name: &str) -> Result<Client>
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
     let mut config = config.map_err(|error| Error::new(Reason::TargetFailed, format!("{what}: {}", chain(&error))))?;
     prepare(world, &mut config);
-    with_eks_token(world, work, config, name).await
+    with_eks_token(world, own, config, name).await
 }
 
 /// A client whose token is made again before EKS stops accepting it.
-async fn with_eks_token(world: &World, work: &KubernetesWork, config: Config, name: &str) -> Result<Client> {
-    let access = Access { region: work.aws.region.clone(), role: work.aws.role.clone() };
+async fn with_eks_token(world: &World, own: &Aws, config: Config, name: &str) -> Result<Client> {
+    let access = Access { region: own.region.clone(), role: own.role.clone() };
     let region = access.region(&world.vars)?;
     let aws = aws::config(&world.vars, &access, "STS").await?;
     let first = bearer(&token(&aws, &region, name).await?)?;

@@ -1,17 +1,16 @@
 //! Whether a deploy would be let in: reads the workloads, and asks the cluster what this user may do. Changes nothing.
 
 use super::connect::connect;
-use super::{WorkloadKind, failure};
+use super::{Work, WorkloadKind, failure};
 use crate::error::{Error, Reason, Result};
-use crate::plan::KubernetesWork;
 use crate::world::World;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::api::{Api, DynamicObject, PostParams};
 use std::collections::BTreeSet;
 
 /// What is missing, as "patch deployments"; nothing when all is there. A workload that is not there is an error.
-pub async fn look(world: &World, work: &KubernetesWork) -> Result<Vec<String>> {
-    let client = connect(world, work).await?;
+pub async fn look(world: &World, work: &Work) -> Result<Vec<String>> {
+    let client = connect(world, &work.reach()).await?;
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let kinds: BTreeSet<&str> = work.workloads.iter().map(|workload| plural(workload.kind)).collect();
     let mut wanted: Vec<(&str, &str, &str, &str)> = Vec::new();
@@ -38,7 +37,7 @@ pub async fn look(world: &World, work: &KubernetesWork) -> Result<Vec<String>> {
 
 async fn allowed(
     reviews: &Api<SelfSubjectAccessReview>,
-    work: &KubernetesWork,
+    work: &Work,
     (verb, group, resource, part): (&str, &str, &str, &str),
 ) -> Result<bool> {
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());

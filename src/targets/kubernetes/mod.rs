@@ -1,24 +1,32 @@
 //! Kubernetes without kubectl: sets the image by digest, follows the rollout through watches, and compares image ids.
 
-use crate::error::{Error, Reason, Result, Verdict};
-use crate::plan::KubernetesWork;
+use super::{Life, Settled, Site, live};
+use crate::config::{self, Rollback, template::Values};
+use crate::error::{Error, Reason, Result};
 use crate::registry::Pushed;
-use crate::targets::{Fence, Settled};
 use crate::world::World;
 use futures::stream::{FuturesUnordered, StreamExt};
 use kube::Client;
+use std::path::Path;
+use std::time::Duration;
 
+mod apply;
 mod cause;
-mod connect;
+pub(crate) mod connect;
+pub mod edit;
+mod gitops;
+pub mod job;
+pub mod manifest;
 pub(crate) mod may;
 mod resource;
+mod revisions;
 mod rollout;
 
 /// How long reaching the cluster may take, credential plugins included.
-const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a rollout gets at least in a rehearsal, on its clock.
-const REHEARSED_ROLLOUT: std::time::Duration = std::time::Duration::from_secs(600);
+const REHEARSED_ROLLOUT: Duration = Duration::from_secs(600);
 
 /// The kinds of workload that have rollouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -76,62 +84,224 @@ impl std::fmt::Display for Workload {
     }
 }
 
-/// The cluster as this deploy reaches it.
-pub(crate) struct Cluster<'a> {
-    pub world: &'a World,
-    pub work: &'a KubernetesWork,
-    pub client: Client,
-    pub image: &'a Pushed,
+/// Workloads in a cluster, with all placeholders filled.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Work {
+    /// The configuration's own part.
+    pub target: config::Kubernetes,
+    /// The namespace.
+    pub namespace: String,
+    /// The workloads.
+    pub workloads: Vec<Workload>,
+    /// Globs of manifests.
+    pub apply: Vec<String>,
+    /// The AWS region and role, for EKS.
+    pub aws: config::Aws,
 }
 
-async fn reach<'a>(world: &'a World, work: &'a KubernetesWork, image: &'a Pushed) -> Result<Cluster<'a>> {
-    let limit = CONNECT_LIMIT.min(work.target.timeout.0);
-    let client = tokio::time::timeout(limit, connect::connect(world, work)).await.map_err(|_elapsed| {
+impl Work {
+    fn reach(&self) -> connect::Reach<'_> {
+        connect::Reach { context: self.target.context.as_deref(), cluster: self.target.cluster.as_deref(), aws: &self.aws }
+    }
+}
+
+/// The cluster as this deploy reaches it.
+pub(crate) struct Cluster<'a> {
+    pub site: &'a Site<'a>,
+    pub world: &'a World,
+    pub work: &'a Work,
+    pub client: Client,
+    pub image: &'a Pushed,
+    pub rollback: Rollback,
+    pub values: Values,
+}
+
+/// Refuses manifests that are not there or cannot be read, before anything is built.
+pub fn check(world: &World, folder: &Path, work: &super::Work, kubernetes: &Work) -> Result<()> {
+    if let Some(token) = kubernetes.target.gitops.as_ref().and_then(|gitops| gitops.token.as_ref()) {
+        super::secret(world, &token.env, "the token of the manifest repository")?;
+    }
+    if kubernetes.apply.is_empty() {
+        return Ok(());
+    }
+    // The images are not there yet: any text stands for them.
+    let values = super::with_images(&work.values, work.image.iter().map(|name| (name.as_str(), "image".into(), "digest".into())));
+    manifest::load(folder, &kubernetes.apply, &values, &mut |_odd| {}).map(drop)
+}
+
+async fn reach<'a>(site: &'a Site<'a>, work: &super::Work, kubernetes: &'a Work) -> Result<Cluster<'a>> {
+    let client = client(site.world, &kubernetes.reach(), kubernetes.target.timeout.0).await?;
+    let (image, values) = (site.image(work)?, site.values(work));
+    Ok(Cluster { site, world: site.world, work: kubernetes, client, image, rollback: work.rollback, values })
+}
+
+pub(crate) async fn client(world: &World, reach: &connect::Reach<'_>, timeout: Duration) -> Result<Client> {
+    let limit = CONNECT_LIMIT.min(timeout);
+    tokio::time::timeout(limit, connect::connect(world, reach)).await.map_err(|_elapsed| {
         Error::new(Reason::TargetTimeout, format!("the cluster could not be reached within {}", humantime::format_duration(limit)))
             .hint("is a credential plugin of the kubeconfig waiting for something?")
-    })??;
-    Ok(Cluster { world, work, client, image })
+    })?
 }
 
 /// The proof that everything runs the image already; nothing when something would have to be changed. Changes nothing.
-pub async fn runs(world: &World, work: &KubernetesWork, image: &Pushed) -> Result<Option<Settled>> {
-    let cluster = reach(world, work, image).await?;
+pub async fn runs(site: &Site<'_>, work: &super::Work, kubernetes: &Work) -> Result<Option<Settled>> {
+    let cluster = reach(site, work, kubernetes).await?;
+    if !kubernetes.apply.is_empty() && !apply::Manifests::load(&cluster).await?.are_unchanged(&cluster).await? {
+        return Ok(None);
+    }
     let mut proofs = Vec::new();
-    for workload in &work.workloads {
-        let Some(change) = resource::Found::read(&cluster, workload).await?.unchanged(&cluster) else { return Ok(None) };
+    for workload in &kubernetes.workloads {
+        let found = resource::Found::read(&cluster, workload).await?;
+        let change = match kubernetes.target.gitops {
+            Some(_) => gitops::shown(&cluster, &found),
+            None => found.unchanged(&cluster),
+        };
+        let Some(change) = change else { return Ok(None) };
         let Some(proof) = rollout::proof(&cluster, workload, &change).await? else { return Ok(None) };
         proofs.push(proof);
     }
     proofs.sort();
-    Ok(Some(Settled { verdict: Verdict::Deployed, detail: proofs.join("; "), url: None }))
+    Ok(Some(Settled::deployed(proofs.join("; "), None)))
 }
 
 /// Deploys the image to every workload of the target, all at once, and proves that it runs.
-pub async fn deploy(world: &World, work: &KubernetesWork, image: &Pushed, fence: &Fence) -> Result<Settled> {
-    let started = world.clock.now();
-    let cluster = reach(world, work, image).await?;
-    // Everything is looked at before anything is changed: a typo in the second workload must not half-deploy.
-    let mut before = Vec::new();
-    for workload in &work.workloads {
-        before.push(resource::Found::read(&cluster, workload).await?);
+pub async fn deploy(site: &Site<'_>, work: &super::Work, kubernetes: &Work) -> Result<Settled> {
+    let cluster = reach(site, work, kubernetes).await?;
+    live(&cluster, work.rollback, site.world).await
+}
+
+/// Removes what was applied for a preview, and waits until it is gone.
+pub async fn remove(site: &Site<'_>, kubernetes: &Work) -> Result<Option<String>> {
+    let client = client(site.world, &kubernetes.reach(), kubernetes.target.timeout.0).await?;
+    apply::remove(site, &client, kubernetes).await
+}
+
+/// What was there before.
+pub(crate) struct Before {
+    found: Vec<resource::Found>,
+    /// Where a rollback would lead, as far as there is something.
+    previous: Vec<(Workload, revisions::Previous)>,
+    manifests: Option<apply::Manifests>,
+    /// The texts that a manifest repository had.
+    edited: Option<gitops::Edited>,
+}
+
+/// What was begun.
+#[derive(Default)]
+pub(crate) struct Started {
+    watched: Vec<(Workload, resource::Change)>,
+    committed: Option<gitops::Committed>,
+}
+
+impl Life for Cluster<'_> {
+    type Before = Before;
+    type Started = Started;
+
+    /// Everything is looked at before anything is changed: a typo in the second workload must not half-deploy.
+    async fn read(&self) -> Result<Before> {
+        let manifests = match self.work.apply.is_empty() {
+            true => None,
+            false => Some(apply::Manifests::load(self).await?),
+        };
+        let mut found = Vec::new();
+        for workload in &self.work.workloads {
+            match resource::Found::read(self, workload).await {
+                Err(error) if error.gone && manifests.as_ref().is_some_and(|manifests| manifests.hold(workload)) => {}
+                answer => found.push(answer?),
+            }
+        }
+        let mut previous = Vec::new();
+        if self.rollback == Rollback::Auto {
+            for found in &found {
+                let Some(before) = revisions::previous(self, found).await? else { continue };
+                self.site.say(&format!("{}: on failure back to {}", found.workload, before.shown()));
+                previous.push((found.workload.clone(), before));
+            }
+        }
+        if let Some(manifests) = &manifests {
+            manifests.try_out(self).await?;
+        }
+        let edited = match &self.work.target.gitops {
+            Some(gitops) => Some(gitops::Edited::open(self, gitops).await?),
+            None => None,
+        };
+        Ok(Before { found, previous, manifests, edited })
     }
-    let mut watched = Vec::new();
-    for found in &mut before {
-        let change = found.start(&cluster, fence).await.map_err(|error| also_changed(error, &watched))?;
-        watched.push((found.workload.clone(), change));
+
+    async fn start(&self, before: &mut Before, started: &mut Started) -> Result<()> {
+        if let Some(edited) = &mut before.edited {
+            started.committed = edited.write(self).await?;
+            return Ok(());
+        }
+        if let Some(manifests) = &before.manifests {
+            for found in &before.found {
+                self.site.fence.check(&found.workload.to_string(), &found.held())?;
+            }
+            for (workload, object) in manifests.apply(self).await? {
+                let known = before.found.iter().find(|found| found.workload == workload);
+                let change = resource::Found::applied(self, &workload, object, known)?;
+                started.watched.push((workload, change));
+            }
+        }
+        for found in &mut before.found {
+            if started.watched.iter().all(|(workload, _)| *workload != found.workload) {
+                let change = found.start(self).await.map_err(|error| also_changed(error, &started.watched))?;
+                started.watched.push((found.workload.clone(), change));
+            }
+        }
+        Ok(())
     }
-    // A rehearsal's clock runs fast, its pretend cluster does not: short limits would end what works.
-    let least = if world.rehearsal { REHEARSED_ROLLOUT } else { std::time::Duration::ZERO };
-    let deadline = started.saturating_add(work.target.timeout.0.max(least));
-    let mut rollouts: FuturesUnordered<_> =
-        watched.iter().map(|(workload, change)| rollout::follow(&cluster, workload, change, deadline)).collect();
-    let mut proofs = Vec::new();
-    // The first failure is told at once; the other rollouts go on in the cluster, unobserved.
-    while let Some(proof) = rollouts.next().await {
-        proofs.push(proof.map_err(|error| if watched.len() > 1 { also_changed(error, &watched) } else { error })?);
+
+    async fn settle(&self, before: &Before, started: &Started) -> Result<Settled> {
+        // A rehearsal's clock runs fast, its pretend cluster does not: short limits would end what works.
+        let least = if self.world.rehearsal { REHEARSED_ROLLOUT } else { Duration::ZERO };
+        let deadline = self.world.clock.now().saturating_add(self.work.target.timeout.0.max(least));
+        if let Some(edited) = &before.edited {
+            return edited.wait(self, started.committed.as_ref(), deadline).await;
+        }
+        let watched = &started.watched;
+        let mut rollouts: FuturesUnordered<_> =
+            watched.iter().map(|(workload, change)| rollout::follow(self, workload, change, deadline)).collect();
+        let mut proofs = Vec::new();
+        // The first failure is told at once; the other rollouts go on in the cluster, unobserved.
+        while let Some(proof) = rollouts.next().await {
+            proofs.push(proof.map_err(|error| if watched.len() > 1 { also_changed(error, watched) } else { error })?);
+        }
+        proofs.sort();
+        Ok(Settled::deployed(proofs.join("; "), None))
     }
-    proofs.sort();
-    Ok(Settled { verdict: Verdict::Deployed, detail: proofs.join("; "), url: None })
+
+    fn has_changed(&self, started: &Started) -> bool {
+        started.committed.is_some() || started.watched.iter().any(|(_, change)| change.changed)
+    }
+
+    async fn back(&self, before: &Before, started: &Started) -> Result<String> {
+        let deadline = self.world.clock.now().saturating_add(self.work.target.timeout.0);
+        if let (Some(edited), Some(committed)) = (&before.edited, &started.committed) {
+            return edited.take_back(self, committed, deadline).await;
+        }
+        let changed = |workload: &Workload| started.watched.iter().any(|(known, change)| known == workload && change.changed);
+        let mut to = Vec::new();
+        for (workload, previous) in before.previous.iter().filter(|(workload, _)| changed(workload)) {
+            to.push(revisions::go_back(self, workload, previous, deadline).await?);
+        }
+        let new: Vec<String> = started
+            .watched
+            .iter()
+            .filter(|(workload, change)| change.changed && before.previous.iter().all(|(known, _)| known != workload))
+            .map(|(workload, _)| workload.to_string())
+            .collect();
+        if !new.is_empty() {
+            return Err(Error::new(Reason::TargetFailed, format!("there is nothing to go back to: {} ran nothing before", new.join(", "))));
+        }
+        Ok(to.join("; "))
+    }
+
+    async fn stop(&self, started: &Started) -> Option<String> {
+        let names: Vec<String> =
+            started.watched.iter().filter(|(_, change)| change.changed).map(|(workload, _)| workload.to_string()).collect();
+        (!names.is_empty()).then(|| format!("the cluster goes on with the rollout of {}", names.join(", ")))
+    }
 }
 
 /// Adds which workloads have the new image already, proven or not.
@@ -167,9 +337,8 @@ pub(crate) fn failure(what: &str, error: &kube::Error) -> Error {
         401 => Error::new(Reason::AuthMissing, sentence).hint("the cluster does not know these credentials"),
         403 => Error::new(Reason::AuthDenied, sentence)
             .hint("the role needs get, list, watch, patch on the workloads and get, list, watch on pods, replicasets, events"),
-        404 => {
-            Error::new(Reason::TargetMissing, sentence).hint("look at the namespace, the kind and the name; tidegate does not create them")
-        }
+        404 => Error { gone: true, ..Error::new(Reason::TargetMissing, sentence) }
+            .hint("look at the namespace, the kind and the name; tidegate creates only what `apply:` names"),
         _other => Error::new(Reason::TargetFailed, sentence),
     }
 }

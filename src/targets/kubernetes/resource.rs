@@ -1,7 +1,7 @@
 //! A workload as the API holds it: what runs now, which containers take the image, and the one patch that starts a rollout.
 
 use super::{Cluster, Workload, WorkloadKind, failure};
-use crate::config::Restart;
+use crate::config::{OnDelete, Restart};
 use crate::error::{Error, Reason, Result};
 use crate::targets::Fence;
 use k8s_openapi::api::core::v1::Event;
@@ -11,12 +11,12 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// kubectl's own annotation, so that both tools understand each other's restarts.
-const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-const FIELD_MANAGER: &str = "tidegate";
+pub(crate) const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+pub(crate) const FIELD_MANAGER: &str = "tidegate";
 /// The lease under which a workload was last changed.
-const LEASE: &str = "tidegate.dev/lease";
+pub(crate) const LEASE: &str = "tidegate.dev/lease";
 /// How often a patch is made anew because the workload changed since it was read.
-const CONFLICTS: usize = 8;
+pub(crate) const CONFLICTS: usize = 8;
 
 /// A workload before the deploy.
 pub(crate) struct Found {
@@ -48,6 +48,29 @@ pub(crate) struct Change {
     pub selector: String,
     /// The warnings that were there before: name and count.
     pub known_events: BTreeMap<String, i32>,
+    /// What its pods are to run.
+    pub expect: Expect,
+    /// Nobody but us replaces its pods.
+    pub on_delete: bool,
+}
+
+/// What pods must run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expect {
+    /// The images, as pods name them.
+    pub images: Vec<String>,
+    /// The digests that prove it; none where only names are known.
+    pub identities: Vec<String>,
+}
+
+impl Expect {
+    /// These images, of which only what their names say is known.
+    pub fn named(images: Vec<String>) -> Self {
+        let digest = |image: &String| image.split_once('@').map(|(_, digest)| digest.to_owned());
+        let identities: Vec<String> = images.iter().filter_map(digest).collect();
+        let identities = if identities.len() == images.len() { identities } else { Vec::new() };
+        Self { images, identities }
+    }
 }
 
 pub(crate) fn resource(kind: WorkloadKind) -> ApiResource {
@@ -67,13 +90,20 @@ impl Found {
     /// Reads the workload and decides which of its containers take the image.
     pub async fn read(cluster: &Cluster<'_>, workload: &Workload) -> Result<Self> {
         let what = format!("{workload} in {} cannot be read", cluster.work.namespace);
-        let object = cluster.bounded(api(cluster, workload.kind).get(&workload.name), &what).await?;
+        let object = bounded(api(cluster, workload.kind).get(&workload.name), &what).await?;
+        Self::of(cluster, workload, object).await
+    }
+
+    async fn of(cluster: &Cluster<'_>, workload: &Workload, object: DynamicObject) -> Result<Self> {
         let refuse = |why: &str, hint: &str| Err(Error::new(Reason::TargetFailed, format!("{workload} {why}")).hint(hint.to_owned()));
         if object.data.pointer("/spec/paused").and_then(Value::as_bool) == Some(true) {
             return refuse("is paused, so a rollout would never end", "kubectl rollout resume it first");
         }
-        if object.data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete") {
-            return refuse("has the update strategy OnDelete: changing the image replaces no pod", "use RollingUpdate");
+        if is_on_delete(&object) && cluster.work.target.on_delete == OnDelete::Refuse {
+            return refuse(
+                "has the update strategy OnDelete: changing the image replaces no pod",
+                "use RollingUpdate, or write `on-delete: replace`: tidegate then deletes the old pods one after another",
+            );
         }
         let number = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_i64);
         let partition = number("/spec/updateStrategy/rollingUpdate/partition").unwrap_or(0);
@@ -90,6 +120,27 @@ impl Found {
         Ok(Self { workload: workload.clone(), containers, object, known_events: known_events(cluster).await })
     }
 
+    /// The object as the API gave it.
+    pub fn object(&self) -> &DynamicObject {
+        &self.object
+    }
+
+    /// The lease under which it was last changed.
+    pub fn held(&self) -> String {
+        self.object.metadata.annotations.as_ref().and_then(|all| all.get(LEASE)).cloned().unwrap_or_default()
+    }
+
+    /// What is followed after its manifest was applied: the cluster must have kept what was asked for.
+    pub fn applied(cluster: &Cluster<'_>, workload: &Workload, object: DynamicObject, before: Option<&Self>) -> Result<Change> {
+        let containers = pick(&object, workload, cluster)?;
+        let known_events = before.map(|found| found.known_events.clone()).unwrap_or_default();
+        let generation_before = before.and_then(|found| found.object.metadata.generation);
+        let found = Self { workload: workload.clone(), containers, object, known_events };
+        let change = found.confirmed(cluster, &found.object, &cluster.image.reference())?;
+        let changed = generation_before != Some(change.generation);
+        Ok(Change { changed, ..change })
+    }
+
     /// Whether the image is set already.
     fn is_same(&self, wanted: &str) -> bool {
         self.containers.iter().all(|container| container.image == wanted)
@@ -98,11 +149,12 @@ impl Found {
     /// What a deploy would follow if it had nothing to change; nothing when it would change something.
     pub fn unchanged(&self, cluster: &Cluster<'_>) -> Option<Change> {
         let still = cluster.work.target.restart == Restart::Never && self.is_same(&cluster.image.reference());
-        still.then(|| self.change(&self.object, true))
+        still.then(|| self.change(cluster, &self.object, true))
     }
 
     /// Starts the rollout, if anything has to change. What the API confirms must be what was asked for.
-    pub async fn start(&mut self, cluster: &Cluster<'_>, fence: &Fence) -> Result<Change> {
+    pub async fn start(&mut self, cluster: &Cluster<'_>) -> Result<Change> {
+        let fence = cluster.site.fence;
         let wanted = cluster.image.reference();
         for _try in 0..CONFLICTS {
             let restart = match cluster.work.target.restart {
@@ -110,20 +162,15 @@ impl Found {
                 Restart::WhenUnchanged => self.is_same(&wanted),
                 Restart::Always => true,
             };
-            let held = self.object.metadata.annotations.as_ref().and_then(|all| all.get(LEASE)).cloned().unwrap_or_default();
-            if fence.is_behind(&held) {
-                let error =
-                    Error::new(Reason::LockLost, format!("{} was changed under a later lease ({held}) than ours ({fence})", self.workload))
-                        .hint("another run deploys there; if the state was deleted on purpose, remove the annotation tidegate.dev/lease");
-                return Err(Error { gone: true, ..error });
-            }
+            let held = self.held();
+            fence.check(&self.workload.to_string(), &held)?;
             let changes = !self.is_same(&wanted) || restart;
             if !changes && held == fence.to_string() {
-                return Ok(self.change(&self.object, false));
+                return Ok(self.change(cluster, &self.object, false));
             }
             match self.send(cluster, &self.patch(changes.then_some(wanted.as_str()), restart, fence)).await? {
-                Some(object) if changes => return self.confirmed(&object, &wanted),
-                Some(object) => return Ok(self.change(&object, false)),
+                Some(object) if changes => return self.confirmed(cluster, &object, &wanted),
+                Some(object) => return Ok(self.change(cluster, &object, false)),
                 None => *self = Self { known_events: std::mem::take(&mut self.known_events), ..Self::read(cluster, &self.workload).await? },
             }
         }
@@ -142,10 +189,10 @@ impl Found {
                 answer => answer.map(Some),
             }
         };
-        cluster.bounded(sent, &what).await
+        bounded(sent, &what).await
     }
 
-    fn confirmed(&self, object: &DynamicObject, wanted: &str) -> Result<Change> {
+    fn confirmed(&self, cluster: &Cluster<'_>, object: &DynamicObject, wanted: &str) -> Result<Change> {
         for container in &self.containers {
             let image = containers_of(object, container.list).find(|(name, _)| *name == container.name).map(|(_, image)| image.to_owned());
             if image.as_deref() != Some(wanted) {
@@ -154,7 +201,7 @@ impl Found {
                 return Err(Error::new(Reason::TargetWrongDigest, sentence).hint("an admission webhook or an operator may own this image"));
             }
         }
-        Ok(self.change(object, true))
+        Ok(self.change(cluster, object, true))
     }
 
     /// The image where it changes, and under which lease; taken only if the workload is still what was read.
@@ -177,19 +224,32 @@ impl Found {
         json!({"metadata": metadata, "spec": {"template": template}})
     }
 
-    fn change(&self, object: &DynamicObject, changed: bool) -> Change {
+    fn change(&self, cluster: &Cluster<'_>, object: &DynamicObject, changed: bool) -> Change {
+        let expect = Expect { images: vec![cluster.image.reference()], identities: cluster.image.identities.clone() };
+        self.expecting(object, expect, changed)
+    }
+
+    /// What is followed when this object's pods are to run something.
+    pub fn expecting(&self, object: &DynamicObject, expect: Expect, changed: bool) -> Change {
         Change {
             generation: object.metadata.generation.unwrap_or_default(),
             changed,
             containers: self.containers.clone(),
             selector: selector(object),
             known_events: self.known_events.clone(),
+            expect,
+            on_delete: is_on_delete(object),
         }
     }
 }
 
+/// Whether only deleting a pod replaces it.
+pub(crate) fn is_on_delete(object: &DynamicObject) -> bool {
+    object.data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete")
+}
+
 /// The labels of its pods, as the API takes them.
-fn selector(object: &DynamicObject) -> String {
+pub(crate) fn selector(object: &DynamicObject) -> String {
     let labels = object.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
     let pairs = labels.into_iter().flatten().filter_map(|(name, value)| Some(format!("{name}={}", value.as_str()?)));
     pairs.collect::<Vec<_>>().join(",")
@@ -198,13 +258,13 @@ fn selector(object: &DynamicObject) -> String {
 /// The warnings in the namespace as they are now. Without the right to read them there are none later either.
 async fn known_events(cluster: &Cluster<'_>) -> BTreeMap<String, i32> {
     let events: Api<Event> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
-    let listed = cluster.bounded(events.list(&ListParams::default().fields("type=Warning").limit(500)), "events").await;
+    let listed = bounded(events.list(&ListParams::default().fields("type=Warning").limit(500)), "events").await;
     let items = listed.map(|list| list.items).unwrap_or_default();
     items.into_iter().filter_map(|event| Some((event.metadata.name?, event.count.unwrap_or(1)))).collect()
 }
 
 /// The container named in the configuration; else those that run this repository; else the only one.
-fn pick(object: &DynamicObject, workload: &Workload, cluster: &Cluster<'_>) -> Result<Vec<Container>> {
+pub(crate) fn pick(object: &DynamicObject, workload: &Workload, cluster: &Cluster<'_>) -> Result<Vec<Container>> {
     let of = |list: &'static str| {
         containers_of(object, list).map(move |(name, image)| Container { list, name: name.to_owned(), image: image.to_owned() })
     };
@@ -236,12 +296,10 @@ fn containers_of<'a>(object: &'a DynamicObject, list: &str) -> impl Iterator<Ite
     entries.into_iter().flatten().filter_map(|entry| Some((entry.pointer("/name")?.as_str()?, entry.pointer("/image")?.as_str()?)))
 }
 
-impl Cluster<'_> {
-    /// A request with a time limit: kube's own client waits for ever.
-    pub async fn bounded<T>(&self, request: impl Future<Output = kube::Result<T>>, what: &str) -> Result<T> {
-        match tokio::time::timeout(std::time::Duration::from_secs(30), request).await {
-            Ok(answer) => answer.map_err(|error| failure(what, &error)),
-            Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: the cluster does not answer within 30s"))),
-        }
+/// A request with a time limit: kube's own client waits for ever.
+pub(crate) async fn bounded<T>(request: impl Future<Output = kube::Result<T>>, what: &str) -> Result<T> {
+    match tokio::time::timeout(std::time::Duration::from_secs(30), request).await {
+        Ok(answer) => answer.map_err(|error| failure(what, &error)),
+        Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: the cluster does not answer within 30s"))),
     }
 }

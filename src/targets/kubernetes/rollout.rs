@@ -2,8 +2,8 @@
 //!
 //! <https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go>
 
-use super::resource::{Change, api};
-use super::{Cluster, Workload, WorkloadKind, cause};
+use super::resource::{Change, api, bounded, is_on_delete};
+use super::{Cluster, Workload, WorkloadKind, cause, revisions};
 use crate::error::{Error, Reason, Result};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -62,6 +62,7 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
             }
             () = clock.sleep(next_look.saturating_sub(clock.now()).min(left)) => {
                 judge.look().await;
+                unblock(cluster, workload, change).await?;
                 next_look = clock.now().saturating_add(LOOK);
             }
             () = cluster.world.cancel.cancelled() => {
@@ -74,6 +75,15 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
             (Progress::Waiting(_), Some(cause)) => return Err(judge.verdict(cause.reason, &cause.sentence).await),
             (Progress::Waiting(what), None) => say(cluster, workload, what, &mut said),
         }
+    }
+}
+
+/// What no controller does by itself.
+async fn unblock(cluster: &Cluster<'_>, workload: &Workload, change: &Change) -> Result<()> {
+    match (change.on_delete, workload.kind) {
+        (true, _) => revisions::replace_next(cluster, workload, change).await,
+        (false, WorkloadKind::StatefulSet) => revisions::free_blocked(cluster, workload, change).await,
+        (false, WorkloadKind::Deployment | WorkloadKind::DaemonSet) => Ok(()),
     }
 }
 
@@ -174,7 +184,8 @@ fn stateful_set(object: &DynamicObject, wanted: i64, status: &dyn Fn(&str) -> i6
         return Progress::Waiting(format!("{ready} of {wanted} pods are ready"));
     }
     let partition = object.data.pointer("/spec/updateStrategy/rollingUpdate/partition").and_then(Value::as_i64).unwrap_or(0);
-    if partition > 0 {
+    // With OnDelete the controller never calls a revision the current one.
+    if partition > 0 || is_on_delete(object) {
         return match updated >= wanted.saturating_sub(partition) {
             true => Progress::Done,
             false => Progress::Waiting(format!("{updated} of {} pods outside the partition are new", wanted.saturating_sub(partition))),
@@ -194,9 +205,9 @@ async fn verify(cluster: &Cluster<'_>, workload: &Workload, change: &Change, dea
     loop {
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
         let params = ListParams::default().labels(&change.selector);
-        let listed = cluster.bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
-        let object = cluster.bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
-        match identify(cluster, workload, change, &listed.items, wanted_pods(workload.kind, &object)) {
+        let listed = bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
+        let object = bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
+        match identify(workload, change, &listed.items, wanted_pods(workload.kind, &object)) {
             Ok(proof) => return Ok(proof),
             Err(why) if clock.now() >= until => {
                 return Err(Error::new(Reason::TargetWrongDigest, format!("{workload} says it rolled out, but {}", why.sentence))
@@ -209,17 +220,17 @@ async fn verify(cluster: &Cluster<'_>, workload: &Workload, change: &Change, dea
 
 /// One look: whether the rollout is done and the pods run the image.
 pub(crate) async fn proof(cluster: &Cluster<'_>, workload: &Workload, change: &Change) -> Result<Option<String>> {
-    let object = cluster.bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
+    let object = bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
     if progress(workload.kind, change.generation, &object) != Progress::Done {
         return Ok(None);
     }
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
     let params = ListParams::default().labels(&change.selector);
-    let listed = cluster.bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
-    Ok(identify(cluster, workload, change, &listed.items, wanted_pods(workload.kind, &object)).ok())
+    let listed = bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
+    Ok(identify(workload, change, &listed.items, wanted_pods(workload.kind, &object)).ok())
 }
 
-fn wanted_pods(kind: WorkloadKind, object: &DynamicObject) -> usize {
+pub(crate) fn wanted_pods(kind: WorkloadKind, object: &DynamicObject) -> usize {
     let number = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_i64);
     let count = match kind {
         WorkloadKind::Deployment => number("/spec/replicas").unwrap_or(1),
@@ -237,37 +248,35 @@ struct Unproven {
     detail: Vec<String>,
 }
 
-fn identify(
-    cluster: &Cluster<'_>,
-    workload: &Workload,
-    change: &Change,
-    pods: &[Pod],
-    wanted: usize,
-) -> std::result::Result<String, Unproven> {
-    let ours = |digest: &str| cluster.image.identities.iter().any(|known| known == digest);
+fn identify(workload: &Workload, change: &Change, pods: &[Pod], wanted: usize) -> std::result::Result<String, Unproven> {
+    let expect = &change.expect;
+    let ours = |digest: &str| expect.identities.iter().any(|known| known == digest);
     let expected = change.containers.len().max(1);
     let mut right = 0;
     let mut others = Vec::new();
     let counts = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && cause::is_live(pod) && cause::is_of(pod, workload);
     for pod in pods.iter().filter(counts) {
         let ids = cause::image_ids(pod, &change.containers);
-        if ids.len() >= expected && ids.iter().all(|id| ours(id)) {
+        let by_name = expect.identities.is_empty() && cause::has_image(pod, &expect.images) && cause::is_ready(pod);
+        if by_name || (ids.len() >= expected && ids.iter().all(|id| ours(id))) {
             right += 1;
         } else {
             let name = pod.metadata.name.clone().unwrap_or_default();
             others.push(format!("{name} runs {}", if ids.is_empty() { "nothing yet".to_owned() } else { ids.join(", ") }));
         }
     }
-    let digest = cluster.image.digest.get(..19).unwrap_or(&cluster.image.digest);
+    let named = expect.images.first().map(String::as_str).unwrap_or_default();
+    let whole = named.split_once('@').map_or(named, |(_, digest)| digest);
+    let digest = if whole.starts_with("sha256:") { format!("{}…", whole.get(..19).unwrap_or(whole)) } else { whole.to_owned() };
     let is_partitioned = others.len() + right > wanted && workload.kind == WorkloadKind::StatefulSet;
     if right < wanted || (!others.is_empty() && !is_partitioned) {
-        let sentence = format!("{right} of {wanted} pods run {}", cluster.image.digest);
+        let sentence = format!("{right} of {wanted} pods run {whole}");
         return Err(Unproven { sentence, detail: others });
     }
     let same = if change.changed { "" } else { ", as before" };
     Ok(match wanted {
-        0 => format!("{workload}: set to {digest}…; no pods are wanted, so none could be identified"),
-        _some => format!("{workload}: {right} of {wanted} pods run {digest}…{same}"),
+        0 => format!("{workload}: set to {digest}; no pods are wanted, so none could be identified"),
+        _some => format!("{workload}: {right} of {wanted} pods run {digest}{same}"),
     })
 }
 

@@ -1,0 +1,228 @@
+//! The part of a plan around the switch: migrations, targets, what happens when one fails, and what a closed pull request
+//! leaves behind. Pure.
+
+use super::recipes::Builder;
+use super::{MigrateRun, MigrateWork, Rollback, TargetRollback, Work};
+use crate::config::{self, Kubernetes, KubernetesJob, Migrate, MigrateWhen, Runner, Target, TextOrSecret, template};
+use crate::error::{Error, Reason, Result};
+use crate::targets::kubernetes::{self, Workload, is_dns_label};
+use crate::targets::{self, System};
+use serde_json::Value;
+
+/// Placeholders that programs and webhooks are told of in any case.
+const ALWAYS: &str = "{project} {environment} {version} {tag} {sha}";
+
+impl Builder<'_> {
+    /// Migrations before the switch, the targets one after another, migrations after it.
+    pub(super) fn switch(&mut self) -> Result<()> {
+        let before = self.step_ids();
+        let mut previous: Option<String> = None;
+        if let Some(migrate) = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::Before) {
+            previous = Some(self.migrate(migrate, before.clone())?);
+        }
+        let mut policies = Vec::new();
+        for (index, target) in self.rules.deploy.iter().enumerate() {
+            let Some((work, place)) = self.target(index, target)? else { continue }; // refused by config::refuse_unsupported
+            let id = self.target_id("deploy", work.system.name());
+            let (work, why) = self.with_rollback(work);
+            policies.push(TargetRollback { id: id.clone(), policy: work.rollback, why });
+            let title = format!("{} {place}", work.system.name());
+            let after = before.iter().cloned().chain(previous.take()).collect();
+            self.step(&id, title, after, Work::Target(Box::new(work)));
+            previous = Some(id);
+        }
+        if let Some(migrate) = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::After) {
+            let after = self.step_ids();
+            self.migrate(migrate, after)?;
+        }
+        if !policies.is_empty() {
+            let goes_back = policies.iter().any(|policy| policy.policy == config::Rollback::Auto);
+            let to = if goes_back { "what each target ran before" } else { "nowhere" };
+            self.plan.rollback = Some(Rollback { to, targets: policies });
+        }
+        Ok(())
+    }
+
+    /// What each target of a closed pull request's preview has of it.
+    pub(super) fn removals(&mut self) -> Result<()> {
+        for (index, target) in self.rules.deploy.iter().enumerate() {
+            let Some((work, place)) = self.target(index, target)? else { continue };
+            let removable = matches!(&work.system, System::Kubernetes(kubernetes) if !kubernetes.apply.is_empty());
+            if removable {
+                let id = self.target_id("remove", work.system.name());
+                self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
+            }
+        }
+        Ok(())
+    }
+
+    /// deploy.awx, then deploy.awx.2.
+    fn target_id(&self, verb: &str, system: &str) -> String {
+        let base = format!("{verb}.{system}");
+        let is_free = |id: &String| self.plan.steps.iter().all(|step| step.id != *id);
+        let numbered = (2..).map(|number| format!("{base}.{number}"));
+        std::iter::once(base.clone()).chain(numbered).find(is_free).unwrap_or(base)
+    }
+
+    /// Resolves `rollback`: asked for, possible, and not forbidden by a migration.
+    fn with_rollback(&self, work: targets::Work) -> (targets::Work, String) {
+        let asked = work.rollback == config::Rollback::Auto;
+        let migrates = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::Before && !migrate.backward_compatible);
+        let (policy, why) = match (&work.system, asked, migrates.is_some()) {
+            (System::Awx(_), _, _) => (config::Rollback::Never, "only a playbook undoes what a playbook did"),
+            (System::Webhook(_), _, _) => (config::Rollback::Never, "what the receiver did is its own"),
+            (System::Command(command), _, _) if command.undo.is_empty() => (config::Rollback::Never, "no `undo` is given"),
+            (_, false, _) => (config::Rollback::Never, "the default"),
+            (_, true, true) => (config::Rollback::Never, "the version before may not work with the migrated database"),
+            (System::Command(_), true, false) => (config::Rollback::Auto, "by its `undo`"),
+            (System::Kubernetes(_) | System::Swarm(_), true, false) => (config::Rollback::Auto, "to what ran before"),
+        };
+        (targets::Work { rollback: policy, ..work }, why.to_owned())
+    }
+
+    /// A target with its placeholders, and where it is for people.
+    fn target(&self, index: usize, target: &Target) -> Result<Option<(targets::Work, String)>> {
+        let auto = |rollback: Option<config::Rollback>| rollback.unwrap_or(config::Rollback::Never);
+        let (system, rollback, image, mut texts, place) = match target {
+            Target::Kubernetes(kubernetes) => {
+                let (work, place) = self.kubernetes(index, kubernetes)?;
+                let edits = kubernetes.gitops.iter().flat_map(|gitops| {
+                    let edits = gitops.edit.iter().flat_map(|edit| [edit.file.as_str(), edit.value.as_str()]);
+                    edits.chain(std::iter::once(gitops.branch.as_str()))
+                });
+                let texts: Vec<String> = edits.map(str::to_owned).collect();
+                (System::Kubernetes(Box::new(work)), auto(kubernetes.rollback), self.image_name(kubernetes.image.as_deref()), texts, place)
+            }
+            Target::Swarm(swarm) => {
+                let texts: Vec<String> =
+                    swarm.services.iter().chain(&swarm.host).chain(swarm.configs.values().map(|source| &source.file)).cloned().collect();
+                let services = swarm.services.iter().map(|name| self.fill("deploy", name)).collect::<Result<Vec<_>>>()?;
+                let at = swarm.host.as_ref().map(|host| self.fill("deploy", host)).transpose()?;
+                let place = format!("{}: {}", at.unwrap_or_else(|| "at the engine at hand".into()), services.join(", "));
+                let image = self.image_name(swarm.image.as_deref());
+                (System::Swarm(swarm.clone()), auto(swarm.rollback), image, texts, place)
+            }
+            Target::Awx(awx) => {
+                let host = self.fill("deploy", &awx.host)?;
+                let place = format!("{host}: {}", self.fill("deploy", &awx.template.to_string())?);
+                (System::Awx(awx.clone()), config::Rollback::Never, None, every_text(awx.as_ref()), place)
+            }
+            Target::Command(command) => {
+                let texts = every_text(command.as_ref());
+                (System::Command(command.clone()), config::Rollback::Auto, None, texts, shown(&command.run))
+            }
+            Target::Webhook(webhook) => {
+                let texts = every_text(webhook.as_ref());
+                let place = match &webhook.url {
+                    TextOrSecret::Text(url) => targets::proof::shown(url),
+                    TextOrSecret::Secret(secret) => format!("the address in {}", secret.env),
+                };
+                (System::Webhook(webhook.clone()), config::Rollback::Never, None, texts, place)
+            }
+            Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_) => return Ok(None),
+        };
+        self.check_filled(&texts)?;
+        match &system {
+            System::Kubernetes(work) if !work.apply.is_empty() => texts.push(every_name(self.config)),
+            System::Command(_) | System::Webhook(_) => texts.push(ALWAYS.into()),
+            System::Kubernetes(_) | System::Swarm(_) | System::Awx(_) => {}
+        }
+        let values = self.values.used_by(texts.iter().map(String::as_str));
+        Ok(Some((targets::Work { system, rollback, image, values, aws: self.aws() }, place)))
+    }
+
+    /// A placeholder without a value is known before anything is built. Images get theirs later.
+    fn check_filled(&self, texts: &[String]) -> Result<()> {
+        let later = |name: &String| name.starts_with("image.") || name.starts_with("digest.");
+        for name in texts.iter().flat_map(|text| template::names(text)).filter(|name| !later(name)) {
+            self.fill("deploy", &format!("{{{name}}}"))?;
+        }
+        Ok(())
+    }
+
+    fn image_name(&self, named: Option<&str>) -> Option<String> {
+        named.map(str::to_owned).or_else(|| self.config.images.keys().next().cloned())
+    }
+
+    fn kubernetes(&self, index: usize, target: &Kubernetes) -> Result<(kubernetes::Work, String)> {
+        let namespace = self.namespace(&format!("deploy[{index}].kubernetes"), &target.namespace)?;
+        let workloads = target.workloads.iter().map(|workload| self.workload(workload)).collect::<Result<Vec<_>>>()?;
+        let apply = target.apply.iter().map(|glob| self.fill("deploy", glob)).collect::<Result<Vec<_>>>()?;
+        let place = match (&target.context, &target.cluster) {
+            (Some(place), _) | (None, Some(place)) => format!("{place}/{namespace}"),
+            (None, None) => namespace.clone(),
+        };
+        let named: Vec<String> = workloads.iter().map(Workload::to_string).collect();
+        let how = match (&target.gitops, apply.as_slice()) {
+            (Some(gitops), _) => format!(" by a {} to {}", if gitops.pull_request { "pull request" } else { "commit" }, gitops.repository),
+            (None, []) => String::new(),
+            (None, globs) => format!(" with {}", globs.join(", ")),
+        };
+        let work = kubernetes::Work { target: target.clone(), namespace, workloads, apply, aws: self.aws() };
+        Ok((work, format!("{place}: {}{how}", named.join(", "))))
+    }
+
+    fn workload(&self, text: &str) -> Result<Workload> {
+        Workload::parse(&self.fill("deploy", text)?).map_err(|why| Error::new(Reason::InputInvalid, why))
+    }
+
+    fn namespace(&self, path: &str, text: &str) -> Result<String> {
+        let namespace = self.fill("deploy", text)?;
+        if is_dns_label(&namespace) {
+            return Ok(namespace);
+        }
+        let path = format!("environments.{}.{path}.namespace", self.name);
+        let message = format!("{namespace:?} cannot be a namespace");
+        let hint = "at most 63 lower-case letters, digits and dashes: look at the values of this run";
+        Err(self.loaded.error(Reason::InputInvalid, vec![(path, message, hint.into())]))
+    }
+
+    fn migrate(&mut self, migrate: &Migrate, after: Vec<String>) -> Result<String> {
+        let (run, texts, title) = match &migrate.run {
+            Runner::KubernetesJob(job) => {
+                let work = self.kubernetes_job(job)?;
+                let mut texts: Vec<String> = job.command.iter().chain(job.env.values()).chain(&job.manifest).cloned().collect();
+                self.check_filled(&texts)?;
+                if job.manifest.is_some() {
+                    texts.push(every_name(self.config));
+                }
+                let what = if job.command.is_empty() { job.manifest.clone().unwrap_or_default() } else { shown(&job.command) };
+                let title = format!("migrate: a job in {} runs {what}", work.namespace);
+                (MigrateRun::KubernetesJob(Box::new(work)), texts, title)
+            }
+            Runner::Command(command) => {
+                let mut texts = every_text(command.as_ref());
+                self.check_filled(&texts)?;
+                texts.push(ALWAYS.into());
+                (MigrateRun::Command(command.clone()), texts, format!("migrate: {}", shown(&command.run)))
+            }
+        };
+        let values = self.values.used_by(texts.iter().map(String::as_str));
+        self.step("migrate", title, after, Work::Migrate(Box::new(MigrateWork { run, values })));
+        Ok("migrate".into())
+    }
+
+    fn kubernetes_job(&self, job: &KubernetesJob) -> Result<kubernetes::job::Work> {
+        let namespace = self.namespace("migrate.run.kubernetes-job", &job.namespace)?;
+        let from = job.from.as_ref().map(|from| self.workload(from)).transpose()?;
+        let image = self.image_name(job.image.as_deref()).unwrap_or_default();
+        Ok(kubernetes::job::Work { target: job.clone(), namespace, from, image, aws: self.aws() })
+    }
+}
+
+/// Every text of a part of the configuration.
+fn every_text(part: &impl serde::Serialize) -> Vec<String> {
+    let value = serde_json::to_value(part).unwrap_or(Value::Null);
+    template::texts(&value).into_iter().map(str::to_owned).collect()
+}
+
+/// A text that uses every placeholder that a manifest may use: not those that differ from run to run of the same delivery.
+fn every_name(config: &config::Config) -> String {
+    let variables = config.variables.keys().map(|name| format!("{{var.{name}}}"));
+    let fixed = template::NAMES.iter().filter(|name| !matches!(**name, "actor" | "run_url")).map(|name| format!("{{{name}}}"));
+    fixed.chain(variables).collect()
+}
+
+fn shown(argv: &[String]) -> String {
+    crate::forge::github::cut(&argv.join(" "), 80)
+}

@@ -1,0 +1,97 @@
+//! What a job says while it runs: its lines in their order, or the nodes of a workflow.
+
+use super::Job;
+use crate::config::{AwxKind, Output};
+use crate::error::Result;
+use serde_json::Value;
+use std::collections::{BTreeMap, VecDeque};
+
+/// How many events are asked for at once.
+const PAGE: u64 = 200;
+const TAIL: usize = 15;
+/// How much is shown in all, in bytes.
+const SHOWN_LIMIT: usize = 8 * 1024 * 1024;
+
+/// What was heard so far.
+#[derive(Default)]
+pub struct Heard {
+    /// The next line of the job's output.
+    next_line: u64,
+    /// The states of a workflow's nodes.
+    nodes: BTreeMap<u64, String>,
+    shown: usize,
+    /// The last lines.
+    pub tail: VecDeque<String>,
+}
+
+impl Heard {
+    /// Asks for what is new, and shows it. Whether there was anything.
+    pub async fn more(&mut self, job: &Job<'_>) -> Result<bool> {
+        match job.launched.kind {
+            AwxKind::Job => self.lines(job).await,
+            AwxKind::Workflow => self.nodes(job).await,
+        }
+    }
+
+    /// Events may arrive out of order: only what follows without a gap is shown.
+    async fn lines(&mut self, job: &Job<'_>) -> Result<bool> {
+        let path = format!(
+            "/api/v2/jobs/{}/job_events/?order_by=start_line&start_line__gte={}&page_size={PAGE}&no_truncate=True",
+            job.launched.id, self.next_line
+        );
+        let answer = job.api.get(&path).await?;
+        let mut heard = false;
+        for event in answer.body.pointer("/results").and_then(Value::as_array).into_iter().flatten() {
+            let number = |name: &str| event.get(name).and_then(Value::as_u64);
+            let (Some(start), Some(end)) = (number("start_line"), number("end_line")) else { continue };
+            if start != self.next_line || end <= start {
+                continue; // one without output, or one before it is still on its way
+            }
+            self.next_line = end;
+            heard = true;
+            let text = event.get("stdout").and_then(Value::as_str).unwrap_or_default();
+            text.lines().for_each(|line| self.line(job, line));
+        }
+        Ok(heard)
+    }
+
+    async fn nodes(&mut self, job: &Job<'_>) -> Result<bool> {
+        let answer =
+            job.api.get(&format!("/api/v2/workflow_jobs/{}/workflow_nodes/?order_by=id&page_size={PAGE}", job.launched.id)).await?;
+        let mut heard = false;
+        for node in answer.body.pointer("/results").and_then(Value::as_array).into_iter().flatten() {
+            let text = |pointer: &str| node.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let Some(id) = node.pointer("/summary_fields/job/id").and_then(Value::as_u64) else { continue };
+            let state = text("/summary_fields/job/status");
+            if self.nodes.get(&id) != Some(&state) {
+                let waits = text("/summary_fields/job/type") == "workflow_approval" && state == "pending";
+                let state = if waits { "waits for a person to approve it".to_owned() } else { state.clone() };
+                self.line(job, &format!("{} (job {id}): {state}", text("/summary_fields/job/name")));
+                self.nodes.insert(id, state);
+                heard = true;
+            }
+        }
+        Ok(heard)
+    }
+
+    fn line(&mut self, job: &Job<'_>, line: &str) {
+        let plain = console::strip_ansi_codes(line);
+        let plain = plain.trim_end();
+        if plain.is_empty() {
+            return;
+        }
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        if job.awx.output == Output::Show {
+            self.tail.push_back(plain.chars().take(1000).collect());
+            let before = self.shown;
+            self.shown = before.saturating_add(plain.len() + 1);
+            match (self.shown <= SHOWN_LIMIT, before <= SHOWN_LIMIT) {
+                (true, _) => job.site.world.console.relay("awx", plain),
+                (false, true) => job.site.say("the rest of the job's output is not shown here"),
+                (false, false) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! `apply:`: server-side apply of manifests, an inventory of what is ours, and the removal of what is ours no more.
+//!
+//! The inventory is a ConfigMap in the target's namespace. Everything that was applied also has our label; nothing without
+//! it is ever deleted.
+
+use super::manifest::{self, Manifest};
+use super::resource::{FIELD_MANAGER, LEASE, RESTARTED_AT, bounded, pick};
+use super::{Cluster, Work, Workload, WorkloadKind, failure};
+use crate::config::Restart;
+use crate::error::{Error, Reason, Result};
+use crate::targets::{Site, set};
+use crate::version::slug;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::discovery::{self, Scope};
+use kube::{Client, ResourceExt};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Says whose an object is.
+const OWNER: &str = "tidegate.dev/owner";
+/// What is never pruned: it holds data, or much more than what was applied.
+const KEPT: [&str; 4] = ["PersistentVolumeClaim", "PersistentVolume", "Namespace", "CustomResourceDefinition"];
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An object that was applied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Entry {
+    group: String,
+    version: String,
+    kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    name: String,
+}
+
+impl Entry {
+    fn shown(&self) -> String {
+        format!("{}/{}", self.kind.to_lowercase(), self.name)
+    }
+
+    /// The same thing, whatever the version of its API.
+    fn is(&self, other: &Self) -> bool {
+        (&self.group, &self.kind, &self.namespace, &self.name) == (&other.group, &other.kind, &other.namespace, &other.name)
+    }
+}
+
+/// The manifests of a target, ready to be sent.
+pub(crate) struct Manifests {
+    items: Vec<Item>,
+    has_namespace: bool,
+}
+
+struct Item {
+    manifest: Manifest,
+    resource: ApiResource,
+    namespace: Option<String>,
+    workload: Option<Workload>,
+}
+
+impl Item {
+    fn entry(&self) -> Entry {
+        Entry {
+            group: self.resource.group.clone(),
+            version: self.resource.version.clone(),
+            kind: self.resource.kind.clone(),
+            namespace: self.namespace.clone(),
+            name: self.manifest.text("/metadata/name").to_owned(),
+        }
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        api_of(client, &self.resource, self.namespace.as_deref())
+    }
+}
+
+fn api_of(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+        None => Api::all_with(client.clone(), resource),
+    }
+}
+
+/// The label's value: at most 63 characters.
+fn owner(site: &Site<'_>) -> String {
+    slug(&site.owner.replace('/', "."), 63)
+}
+
+fn inventory_name(site: &Site<'_>) -> String {
+    format!("tidegate-{}", slug(&site.owner.replace(['/', '.', '_'], "-"), 50))
+}
+
+impl Manifests {
+    /// Reads the files, sets the image in the workloads, and asks the cluster what the kinds are.
+    pub async fn load(cluster: &Cluster<'_>) -> Result<Self> {
+        let console = &cluster.world.console;
+        let loaded = manifest::load(cluster.site.folder, &cluster.work.apply, &cluster.values, &mut |odd| console.warning(&odd))?;
+        let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+        let has_namespace = match tokio::time::timeout(LIMIT, namespaces.get_opt(&cluster.work.namespace)).await {
+            Ok(Ok(found)) => found.is_some(),
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => true, // it may not look; applying tells
+            Ok(Err(error)) => return Err(failure(&format!("the namespace {} cannot be read", cluster.work.namespace), &error)),
+            Err(_elapsed) => return Err(Error::new(Reason::TargetFailed, "the cluster does not answer within 30s")),
+        };
+        if !has_namespace && !cluster.site.is_preview {
+            let sentence = format!("there is no namespace {}", cluster.work.namespace);
+            return Err(
+                Error::new(Reason::TargetMissing, sentence).hint("tidegate makes namespaces for previews only: kubectl create namespace")
+            );
+        }
+        let mut known: BTreeMap<(String, String, String), (ApiResource, Scope)> = BTreeMap::new();
+        let mut items = Vec::new();
+        for manifest in loaded {
+            let (group, version) = manifest.group_version();
+            let key = (group.to_owned(), version.to_owned(), manifest.text("/kind").to_owned());
+            if !known.contains_key(&key) {
+                known.insert(key.clone(), kind_of(&cluster.client, &key, &manifest.file).await?);
+            }
+            let Some((resource, scope)) = known.get(&key).cloned() else { continue };
+            items.push(prepared(cluster, manifest, resource, scope)?);
+        }
+        Ok(Self { items, has_namespace })
+    }
+
+    /// Whether a workload is one of them.
+    pub fn hold(&self, workload: &Workload) -> bool {
+        self.items.iter().any(|item| item.workload.as_ref() == Some(workload))
+    }
+
+    /// Sends everything as a dry run: what the cluster will not take is known before anything is changed.
+    pub async fn try_out(&self, cluster: &Cluster<'_>) -> Result<()> {
+        if !self.has_namespace {
+            return Ok(()); // there is nothing yet that it could be tried in
+        }
+        for item in &self.items {
+            send(cluster, item, DryRun::Yes).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster has all of it already.
+    pub async fn are_unchanged(&self, cluster: &Cluster<'_>) -> Result<bool> {
+        if !self.has_namespace {
+            return Ok(false);
+        }
+        for item in &self.items {
+            let api = item.api(&cluster.client);
+            let now = api.get_opt(item.manifest.text("/metadata/name"));
+            let Some(now) = bounded(now, &format!("{} cannot be read", item.manifest.shown())).await? else { return Ok(false) };
+            let then = send(cluster, item, DryRun::Yes).await?;
+            if essence(now) != essence(then) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Applies everything, and removes what the time before had applied and this time has not. Gives the workloads.
+    pub async fn apply(&self, cluster: &Cluster<'_>) -> Result<Vec<(Workload, DynamicObject)>> {
+        let (site, work) = (cluster.site, cluster.work);
+        if !self.has_namespace {
+            make_namespace(site, &cluster.client, &work.namespace).await?;
+        }
+        let before = inventory(site, &cluster.client, &work.namespace).await?;
+        let ours: Vec<Entry> = self.items.iter().map(Item::entry).collect();
+        let stale: Vec<Entry> = before.iter().filter(|old| !ours.iter().any(|new| new.is(old))).cloned().collect();
+        // First what is and what will be ours, then what is: a run that is killed in between forgets nothing.
+        write_inventory(site, &cluster.client, &work.namespace, ours.iter().chain(&stale)).await?;
+        let mut workloads = Vec::new();
+        for item in &self.items {
+            let object = send(cluster, item, DryRun::No).await?;
+            workloads.extend(item.workload.clone().map(|workload| (workload, object)));
+        }
+        site.say(&format!("{} objects are applied in {}", self.items.len(), work.namespace));
+        let mut kept = Vec::new();
+        for old in stale {
+            if KEPT.contains(&old.kind.as_str()) && !site.is_preview {
+                site.world.console.warning(&format!("{} is in no manifest any more; it is kept, since it may hold data", old.shown()));
+                kept.push(old);
+            } else if delete(site, &cluster.client, &old).await? {
+                site.say(&format!("{} was in no manifest any more and is deleted", old.shown()));
+            }
+        }
+        write_inventory(site, &cluster.client, &work.namespace, ours.iter().chain(&kept)).await?;
+        Ok(workloads)
+    }
+}
+
+/// What an object is apart from the API's own bookkeeping.
+fn essence(object: DynamicObject) -> Value {
+    let mut value = serde_json::to_value(object).unwrap_or(Value::Null);
+    if let Some(map) = value.as_object_mut() {
+        map.remove("status");
+    }
+    if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        for name in ["managedFields", "resourceVersion", "generation"] {
+            metadata.remove(name);
+        }
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LEASE);
+        }
+    }
+    value
+}
+
+async fn kind_of(client: &Client, (group, version, kind): &(String, String, String), file: &str) -> Result<(ApiResource, Scope)> {
+    let gvk = GroupVersionKind::gvk(group, version, kind);
+    let what = format!("{file}: the cluster does not know {kind} of {}", gvk.api_version());
+    match tokio::time::timeout(LIMIT, discovery::pinned_kind(client, &gvk)).await {
+        Ok(Ok((resource, capabilities))) => Ok((resource, capabilities.scope)),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403) => Err(failure(&what, &kube::Error::Api(status))),
+        Ok(Err(kube::Error::Discovery(_) | kube::Error::Api(_))) => Err(Error::new(Reason::TargetInput, what)
+            .hint("is the apiVersion right, and the CustomResourceDefinition there? (kubectl api-resources)")),
+        Ok(Err(error)) => Err(failure(&what, &error)),
+        Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: no answer within 30s"))),
+    }
+}
+
+/// Puts an object into its namespace, with our label; a workload of the target gets the image.
+fn prepared(cluster: &Cluster<'_>, mut manifest: Manifest, resource: ApiResource, scope: Scope) -> Result<Item> {
+    let target = &cluster.work.namespace;
+    let refused =
+        |why: String, hint: &str| Err(Error::new(Reason::ConfigInvalid, format!("{}: {why}", manifest.file)).hint(hint.to_owned()));
+    let own = manifest.text("/metadata/namespace").to_owned();
+    let namespace = match scope {
+        Scope::Cluster if cluster.site.is_preview => {
+            let hint = "a preview owns its namespace and what is in it; what the whole cluster shares belongs elsewhere";
+            return refused(format!("{} is not in any namespace", manifest.shown()), hint);
+        }
+        Scope::Cluster => None,
+        Scope::Namespaced if !own.is_empty() && own != *target => {
+            let hint = "leave `metadata.namespace` out: the target's namespace is used";
+            return refused(format!("{} is in the namespace {own}, and the target's is {target}", manifest.shown()), hint);
+        }
+        Scope::Namespaced => Some(target.clone()),
+    };
+    let label = owner(cluster.site);
+    let kinds =
+        [("Deployment", WorkloadKind::Deployment), ("StatefulSet", WorkloadKind::StatefulSet), ("DaemonSet", WorkloadKind::DaemonSet)];
+    let kind = kinds.into_iter().find(|(name, _)| resource.group == "apps" && resource.kind == *name).map(|(_, kind)| kind);
+    let name = manifest.text("/metadata/name").to_owned();
+    let workload = kind.map(|kind| Workload { kind, name }).filter(|workload| cluster.work.workloads.contains(workload));
+    set(&mut manifest.value, &["metadata", "labels", OWNER], json!(label));
+    if let Some(namespace) = &namespace {
+        set(&mut manifest.value, &["metadata", "namespace"], json!(namespace));
+    }
+    if let Some(workload) = &workload {
+        set_image(cluster, &mut manifest, workload)?;
+        set(&mut manifest.value, &["metadata", "annotations", LEASE], json!(cluster.site.fence.to_string()));
+        if cluster.work.target.restart == Restart::Always {
+            let now = jiff::Timestamp::now().to_string();
+            set(&mut manifest.value, &["spec", "template", "metadata", "annotations", RESTARTED_AT], json!(now));
+        }
+    }
+    Ok(Item { manifest, resource, namespace, workload })
+}
+
+/// One rollout for manifest and image together.
+fn set_image(cluster: &Cluster<'_>, manifest: &mut Manifest, workload: &Workload) -> Result<()> {
+    let object: DynamicObject = serde_json::from_value(manifest.value.clone())
+        .map_err(|error| Error::new(Reason::ConfigInvalid, format!("{}: {workload} is not a workload: {error}", manifest.file)))?;
+    for container in pick(&object, workload, cluster)? {
+        let list = manifest.value.pointer_mut(&format!("/spec/template/spec/{}", container.list)).and_then(Value::as_array_mut);
+        for entry in list.into_iter().flatten() {
+            if entry.get("name").and_then(Value::as_str) == Some(container.name.as_str()) {
+                set(entry, &["image"], json!(cluster.image.reference()));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum DryRun {
+    Yes,
+    No,
+}
+
+/// Server-side apply. Fields that others own are not taken from them without a word.
+async fn send(cluster: &Cluster<'_>, item: &Item, dry_run: DryRun) -> Result<DynamicObject> {
+    let name = item.manifest.text("/metadata/name");
+    let api = item.api(&cluster.client);
+    let what = format!("{}: {} cannot be applied", item.manifest.file, item.manifest.shown());
+    let mut params = PatchParams::apply(FIELD_MANAGER);
+    params.dry_run = dry_run == DryRun::Yes;
+    for _try in 0..2 {
+        let sent = tokio::time::timeout(LIMIT, api.patch(name, &params, &Patch::Apply(&item.manifest.value))).await;
+        match sent {
+            Ok(Ok(object)) => return Ok(object),
+            // A switch of the image alone, or a rollback, was ours too.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 && !params.force && are_all_ours(&status.message) => {
+                params.force = true
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                return Err(Error::new(Reason::TargetInput, format!("{what}: {}", status.message)).hint(format!(
+                    "take these fields out of the manifest (an autoscaler owns `replicas`), or take them over once: \
+                     kubectl apply --server-side --force-conflicts --field-manager={FIELD_MANAGER} -f {}",
+                    item.manifest.file
+                )));
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
+                return Err(Error::new(Reason::TargetInput, format!("{what}: {}", status.message)));
+            }
+            Ok(Err(error)) => return Err(failure(&what, &error)),
+            Err(_elapsed) => return Err(Error::new(Reason::TargetFailed, format!("{what}: the cluster does not answer within 30s"))),
+        }
+    }
+    Err(Error::new(Reason::TargetFailed, what))
+}
+
+/// Whether every manager that a conflict names is tidegate itself, by another way of writing.
+/// The message is `Apply failed with 2 conflicts: conflicts with "tidegate" using apps/v1: …`.
+fn are_all_ours(message: &str) -> bool {
+    let mut managers = message.split("with \"").skip(1).filter_map(|rest| rest.split('"').next()).peekable();
+    managers.peek().is_some() && managers.all(|manager| manager == FIELD_MANAGER)
+}
+
+async fn make_namespace(site: &Site<'_>, client: &Client, name: &str) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {OWNER: owner(site)}}});
+    let namespace: Namespace = serde_json::from_value(value).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
+    match tokio::time::timeout(LIMIT, namespaces.create(&PostParams::default(), &namespace)).await {
+        Ok(Ok(_)) => site.say(&format!("the namespace {name} is made")),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => {} // the answer to a first try was lost
+        Ok(Err(error)) => return Err(failure(&format!("the namespace {name} cannot be made"), &error)),
+        Err(_elapsed) => {
+            return Err(Error::new(Reason::TargetFailed, format!("the namespace {name} cannot be made: no answer within 30s")));
+        }
+    }
+    Ok(())
+}
+
+/// What was applied the time before.
+async fn inventory(site: &Site<'_>, client: &Client, namespace: &str) -> Result<Vec<Entry>> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let name = inventory_name(site);
+    let Some(map) = bounded(maps.get_opt(&name), "the inventory of what was applied cannot be read").await? else { return Ok(Vec::new()) };
+    if map.labels().get(OWNER) != Some(&owner(site)) {
+        let sentence = format!("the ConfigMap {name} in {namespace} is not ours (its label {OWNER} says otherwise)");
+        return Err(Error::new(Reason::TargetFailed, sentence).hint("rename or delete it"));
+    }
+    let text = map.data.as_ref().and_then(|data| data.get("inventory")).map(String::as_str).unwrap_or("[]");
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(Reason::TargetFailed, format!("the ConfigMap {name} in {namespace} cannot be understood: {error}"))
+            .hint("look at it; when it is deleted, what is in no manifest any more is left alone")
+    })
+}
+
+async fn write_inventory<'a>(site: &Site<'_>, client: &Client, namespace: &str, entries: impl Iterator<Item = &'a Entry>) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let name = inventory_name(site);
+    let entries: Vec<&Entry> = entries.collect();
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace, "labels": {OWNER: owner(site)}},
+        "data": {"inventory": serde_json::to_string(&entries).unwrap_or_default(), "owner": site.owner},
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    bounded(maps.patch(&name, &params, &Patch::Apply(&map)), "the inventory of what is applied cannot be written").await.map(drop)
+}
+
+/// Deletes what has our label; whether it was there and ours.
+async fn delete(site: &Site<'_>, client: &Client, entry: &Entry) -> Result<bool> {
+    let gvk = GroupVersionKind::gvk(&entry.group, &entry.version, &entry.kind);
+    let Ok(Ok((resource, _))) = tokio::time::timeout(LIMIT, discovery::pinned_kind(client, &gvk)).await else {
+        site.world.console.warning(&format!("the cluster does not know {} any more: {} is left out", entry.kind, entry.shown()));
+        return Ok(false);
+    };
+    let api = api_of(client, &resource, entry.namespace.as_deref());
+    let what = format!("{} cannot be deleted", entry.shown());
+    let Some(object) = bounded(api.get_opt(&entry.name), &what).await? else { return Ok(false) };
+    if object.labels().get(OWNER) != Some(&owner(site)) {
+        site.world.console.warning(&format!("{} is not ours any more (label {OWNER}): it is left alone", entry.shown()));
+        return Ok(false);
+    }
+    let params = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Background),
+        preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match tokio::time::timeout(LIMIT, api.delete(&entry.name, &params)).await {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(false),
+        Ok(Err(error)) => Err(failure(&what, &error)),
+        Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: no answer within 30s"))),
+    }
+}
+
+/// Removes a preview: its namespace, if it was made by us, else what was applied. Nothing when there is nothing of ours.
+pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Option<String>> {
+    let deadline = site.world.clock.now().saturating_add(work.target.timeout.0);
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let what = format!("the namespace {} cannot be read", work.namespace);
+    let namespace = bounded(namespaces.get_opt(&work.namespace), &what).await?;
+    let Some(namespace) = namespace else { return Ok(None) };
+    if namespace.labels().get(OWNER) == Some(&owner(site)) {
+        if namespace.metadata.deletion_timestamp.is_none() {
+            let what = format!("the namespace {} cannot be deleted", work.namespace);
+            let preconditions = Some(Preconditions { uid: namespace.uid(), resource_version: None });
+            bounded(namespaces.delete(&work.namespace, &DeleteParams { preconditions, ..DeleteParams::default() }), &what).await?;
+        }
+        let all = api_of(client, &ApiResource::erase::<Namespace>(&()), None);
+        let uid = namespace.uid();
+        wait_gone(site, deadline, (&all, &work.namespace, &format!("the namespace {}", work.namespace)), &|now| now.uid() == uid).await?;
+        return Ok(Some(format!("the namespace {} is gone", work.namespace)));
+    }
+    let mut entries = inventory(site, client, &work.namespace).await?;
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    entries.reverse();
+    let mut gone = Vec::new();
+    for entry in &entries {
+        if delete(site, client, entry).await? {
+            gone.push(entry);
+        }
+    }
+    for entry in &gone {
+        let gvk = GroupVersionKind::gvk(&entry.group, &entry.version, &entry.kind);
+        let Ok((resource, _)) = discovery::pinned_kind(client, &gvk).await else { continue };
+        let api = api_of(client, &resource, entry.namespace.as_deref());
+        let label = owner(site);
+        wait_gone(site, deadline, (&api, &entry.name, &entry.shown()), &|now| now.labels().get(OWNER) == Some(&label)).await?;
+    }
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &work.namespace);
+    let _inventory = tokio::time::timeout(LIMIT, maps.delete(&inventory_name(site), &DeleteParams::default())).await;
+    Ok(Some(format!("{} objects in {} are gone", gone.len(), work.namespace)))
+}
+
+/// Gone is what the cluster does not have any more, not what it has taken a request for.
+async fn wait_gone(
+    site: &Site<'_>,
+    deadline: Duration,
+    (api, name, shown): (&Api<DynamicObject>, &str, &str),
+    is_it: &(dyn Fn(&DynamicObject) -> bool + Sync),
+) -> Result<()> {
+    let clock = &site.world.clock;
+    let what = format!("{shown} cannot be read");
+    while bounded(api.get_opt(name), &what).await?.is_some_and(|now| is_it(&now)) {
+        if clock.now() >= deadline {
+            return Err(Error::new(Reason::TargetTimeout, format!("{shown} was deleted and is still there"))
+                .hint("a finalizer may hold it back: kubectl get … -o yaml shows `metadata.finalizers` and conditions"));
+        }
+        tokio::select! {
+            () = clock.sleep(Duration::from_secs(1)) => {}
+            () = site.world.cancel.cancelled() => return Err(Error::new(Reason::Cancelled, format!("cancelled while {shown} was deleted"))),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_fields_are_taken_over() {
+        assert!(are_all_ours(
+            r#"Apply failed with 1 conflict: conflict with "tidegate" using apps/v1: .spec.template.spec.containers[name="web"].image"#
+        ));
+        assert!(!are_all_ours(
+            r#"Apply failed with 2 conflicts: conflicts with "tidegate" using apps/v1: .a conflicts with "kubectl-edit": .spec.replicas"#
+        ));
+        assert!(!are_all_ours("something else"));
+    }
+}

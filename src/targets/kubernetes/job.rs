@@ -1,0 +1,473 @@
+//! Runs something to its end as a Job: a migration with the version's image, its output, and its true exit code.
+
+use super::connect::Reach;
+use super::manifest;
+use super::resource::{FIELD_MANAGER, bounded, resource};
+use super::{Workload, failure};
+use crate::config::{self, KubernetesJob, OnCancel, template::Values};
+use crate::error::{Error, Reason, Result};
+use crate::registry::Pushed;
+use crate::targets::{STOP_LIMIT, Site, set, unfilled};
+use crate::tools::wait::spoken;
+use crate::version::slug;
+use futures::{AsyncBufReadExt, Stream, StreamExt};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::Client;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, PostParams};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a finished Job stays to be looked at.
+const KEPT_SECONDS: u64 = 86_400;
+/// How long the pod of a failed Job is waited for, to learn its exit code.
+const POD_LAG: Duration = Duration::from_secs(10);
+const TAIL: usize = 20;
+/// How much is shown in all, in bytes.
+const SHOWN_LIMIT: usize = 8 * 1024 * 1024;
+const LOG_LIMIT: Duration = Duration::from_secs(20);
+const PATIENCE: u32 = 20;
+
+/// What is run where, with all placeholders filled that are known before the images are.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Work {
+    /// The configuration's own part.
+    pub target: KubernetesJob,
+    /// The namespace.
+    pub namespace: String,
+    /// The workload that is the pattern.
+    pub from: Option<Workload>,
+    /// The image's key.
+    pub image: String,
+    /// The AWS region and role, for EKS.
+    pub aws: config::Aws,
+}
+
+impl Work {
+    fn reach(&self) -> Reach<'_> {
+        Reach { context: self.target.context.as_deref(), cluster: self.target.cluster.as_deref(), aws: &self.aws }
+    }
+}
+
+struct Runner<'a> {
+    site: &'a Site<'a>,
+    work: &'a Work,
+    client: Client,
+    image: &'a Pushed,
+    values: &'a Values,
+}
+
+/// Runs it and says how it ended; anything but exit code 0 is an error.
+pub async fn run(site: &Site<'_>, work: &Work, image: &Pushed, values: &Values) -> Result<String> {
+    let client = super::client(site.world, &work.reach(), work.target.timeout.0).await?;
+    let runner = Runner { site, work, client, image, values };
+    let job = runner.start().await?;
+    let outcome = runner.follow(&job).await;
+    match outcome {
+        Err(mut error) if matches!(error.reason, Reason::Cancelled | Reason::TargetTimeout) => {
+            let stopped = tokio::time::timeout(STOP_LIMIT, runner.stop(&job)).await;
+            error.detail.push(stopped.unwrap_or_else(|_elapsed| format!("job/{job} may go on: it could not be deleted in time")));
+            Err(error)
+        }
+        outcome => outcome,
+    }
+}
+
+impl Runner<'_> {
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.client.clone(), &self.work.namespace)
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.work.namespace)
+    }
+
+    /// The Job's name tells the delivery: a run that goes on with a killed one finds its Job.
+    async fn start(&self) -> Result<String> {
+        let delivery = self.site.memory.delivery().await;
+        let known = self.site.memory.started().await.and_then(|handle| handle.strip_prefix("job ").map(str::to_owned));
+        if let Some(name) = known
+            && let Some(job) = bounded(self.jobs().get_opt(&name), &format!("job/{name} cannot be read")).await?
+            && condition(&job, "Failed").is_none()
+        {
+            self.site.say(&format!("the run before started job/{name}: it is followed"));
+            return Ok(name);
+        }
+        let base =
+            slug(&format!("{}-{}", self.site.owner.replace(['/', '.'], "-"), self.site.step), 45).to_lowercase().replace(['.', '_'], "-");
+        let name = format!("{base}-{}", slug(&delivery.to_lowercase(), 12));
+        let mut spec = self.spec().await?;
+        for attempt in 1..=5 {
+            let name = if attempt == 1 { name.clone() } else { format!("{name}-{attempt}") };
+            let metadata = json!({
+                "name": name, "namespace": self.work.namespace,
+                "labels": {"app.kubernetes.io/managed-by": "tidegate", "tidegate.dev/delivery": slug(&delivery, 63)},
+                "annotations": {"tidegate.dev/image": self.image.reference()},
+            });
+            set(&mut spec, &["metadata"], metadata);
+            let job: Job = serde_json::from_value(spec.clone())
+                .map_err(|error| Error::new(Reason::ConfigInvalid, format!("this cannot be a Job: {error}")))?;
+            let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+            let created = tokio::time::timeout(Duration::from_secs(30), self.jobs().create(&params, &job)).await;
+            match created {
+                Ok(Ok(_)) => {
+                    self.site.say(&format!("job/{name} in {} runs {}", self.work.namespace, self.image.reference()));
+                    self.site.memory.note_started(&format!("job {name}")).await?;
+                    return Ok(name);
+                }
+                // Ours, from a try whose answer was lost; one that failed is followed by the next number.
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                    let there = bounded(self.jobs().get(&name), &format!("job/{name} cannot be read")).await?;
+                    if condition(&there, "Failed").is_none() {
+                        return Ok(name);
+                    }
+                }
+                Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
+                    return Err(Error::new(Reason::TargetInput, format!("job/{name} cannot be made: {}", status.message)));
+                }
+                Ok(Err(error)) => return Err(failure(&format!("job/{name} cannot be made"), &error)),
+                Err(_elapsed) => return Err(Error::new(Reason::TargetFailed, format!("job/{name} cannot be made: no answer within 30s"))),
+            }
+        }
+        Err(Error::new(Reason::TargetFailed, format!("job/{name} failed several times in this delivery")))
+    }
+
+    /// One pod, tried once: a migration that failed half-way is not to be run again by itself.
+    async fn spec(&self) -> Result<Value> {
+        let mut job = match (&self.work.from, &self.work.target.manifest) {
+            (Some(workload), _) => json!({"spec": {"template": self.template_of(workload).await?}}),
+            (None, Some(file)) => self.manifest_in(file)?,
+            (None, None) => return Err(Error::new(Reason::Internal, "a job without a pattern")),
+        };
+        let limit = self.work.target.timeout.0.as_secs().max(1);
+        for (path, value) in [
+            (&["apiVersion"][..], json!("batch/v1")),
+            (&["kind"], json!("Job")),
+            (&["spec", "backoffLimit"], json!(0)),
+            (&["spec", "completions"], json!(1)),
+            (&["spec", "parallelism"], json!(1)),
+            (&["spec", "activeDeadlineSeconds"], json!(limit)),
+            (&["spec", "template", "spec", "restartPolicy"], json!("Never")),
+        ] {
+            set(&mut job, path, value);
+        }
+        if job.pointer("/spec/ttlSecondsAfterFinished").is_none() {
+            set(&mut job, &["spec", "ttlSecondsAfterFinished"], json!(KEPT_SECONDS));
+        }
+        self.set_container(&mut job)?;
+        Ok(job)
+    }
+
+    /// The pods of a workload as the pattern: the same variables, volumes and service account; no probes, ports or hooks.
+    async fn template_of(&self, workload: &Workload) -> Result<Value> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.work.namespace, &resource(workload.kind));
+        let what = format!("{workload} in {} cannot be read", self.work.namespace);
+        let object = bounded(api.get(&workload.name), &what).await?;
+        let mut template = object.data.pointer("/spec/template").cloned().unwrap_or_else(|| json!({}));
+        // With the workload's labels its services would send requests to the migration.
+        set(&mut template, &["metadata"], json!({}));
+        let containers = template.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
+        let Some(containers) = containers else { return Err(Error::new(Reason::TargetMissing, format!("{workload} has no containers"))) };
+        let repository = &self.image.repository;
+        let image = |container: &Value| container.get("image").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let fits = |container: &Value| match &self.work.target.container {
+            Some(name) => container.get("name").and_then(Value::as_str) == Some(name.as_str()),
+            None => repository.owns(&image(container)),
+        };
+        if containers.len() > 1 || self.work.target.container.is_some() {
+            containers.retain(fits);
+        }
+        if containers.is_empty() {
+            let sentence = format!("{workload} has several containers, and it is unclear which one is the pattern");
+            return Err(Error::new(Reason::TargetMissing, sentence).hint("name one with `container:`"));
+        }
+        containers.truncate(1);
+        for container in containers.iter_mut().filter_map(Value::as_object_mut) {
+            for name in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "ports"] {
+                container.remove(name);
+            }
+        }
+        Ok(template)
+    }
+
+    fn manifest_in(&self, file: &str) -> Result<Value> {
+        let file = self.values.fill(file).map_err(|why| unfilled(self.site.step, why))?;
+        let console = &self.site.world.console;
+        let manifests = manifest::load(self.site.folder, std::slice::from_ref(&file), self.values, &mut |odd| console.warning(&odd))?;
+        match manifests.as_slice() {
+            [one] if one.text("/kind") == "Job" => Ok(one.value.clone()),
+            _other => Err(Error::new(Reason::ConfigInvalid, format!("{file} must hold one Job, and nothing else"))),
+        }
+    }
+
+    fn set_container(&self, job: &mut Value) -> Result<()> {
+        let fill = |text: &str| self.values.fill(text).map_err(|why| unfilled(self.site.step, why));
+        let container = job
+            .pointer_mut("/spec/template/spec/containers/0")
+            .ok_or_else(|| Error::new(Reason::ConfigInvalid, "the Job has no container"))?;
+        set(container, &["image"], json!(self.image.reference()));
+        if !self.work.target.command.is_empty() {
+            let words = self.work.target.command.iter().map(|word| fill(word)).collect::<Result<Vec<_>>>()?;
+            set(container, &["command"], json!(words));
+            if let Some(map) = container.as_object_mut() {
+                map.remove("args");
+            }
+        }
+        for (name, value) in &self.work.target.env {
+            let entry = json!({"name": name, "value": fill(value)?});
+            if !container.get("env").is_some_and(Value::is_array) {
+                set(container, &["env"], json!([]));
+            }
+            let Some(list) = container.get_mut("env").and_then(Value::as_array_mut) else { continue };
+            list.retain(|known| known.get("name").and_then(Value::as_str) != Some(name));
+            list.push(entry);
+        }
+        Ok(())
+    }
+
+    async fn follow(&self, name: &str) -> Result<String> {
+        let clock = &self.site.world.clock;
+        let begun = clock.now();
+        let deadline = begun.saturating_add(self.work.target.timeout.0);
+        let mut heard = Heard { marker: self.work.target.failure_marker.clone(), ..Heard::default() };
+        let (mut said, mut lost, mut next_look) = (String::new(), 0, begun);
+        loop {
+            tokio::select! {
+                line = heard.next() => heard.take(self, line),
+                () = clock.sleep(next_look.saturating_sub(clock.now())) => {
+                    next_look = clock.now().saturating_add(LOOK);
+                    match self.look(name, &mut heard, &mut said).await {
+                        Ok(Some(job)) => return self.judge(name, &job, &mut heard, clock.now().saturating_sub(begun)).await,
+                        Ok(None) => lost = 0,
+                        Err(error) if error.reason == Reason::TargetFailed && lost < PATIENCE => {
+                            lost += 1;
+                            self.site.say(&format!("{}; asking again", error.sentence));
+                        }
+                        Err(error) if error.gone => {
+                            return Err(Error::new(Reason::TargetMissing, format!("job/{name} was deleted while it ran")));
+                        }
+                        Err(error) => return Err(Error { detail: heard.tail(), ..error }),
+                    }
+                    if clock.now() >= deadline {
+                        let sentence = format!("job/{name} did not end within {}: {said}", self.work.target.timeout);
+                        return Err(Error::new(Reason::TargetTimeout, sentence).detail(heard.tail()));
+                    }
+                }
+                () = self.site.world.cancel.cancelled() => return Err(self.cancelled(name)),
+            }
+        }
+    }
+
+    /// One look: the Job, once it is over.
+    async fn look(&self, name: &str, heard: &mut Heard, said: &mut String) -> Result<Option<Job>> {
+        let job = bounded(self.jobs().get(name), &format!("job/{name} cannot be read")).await?;
+        if condition(&job, "Complete").is_some() || condition(&job, "Failed").is_some() {
+            return Ok(Some(job));
+        }
+        let pod = self.pod(name).await?;
+        let waits = pod.as_ref().map_or("no pod yet".to_owned(), waiting);
+        if waits != *said {
+            self.site.say(&format!("job/{name}: {waits}"));
+            *said = waits;
+        }
+        let Some(pod) = pod else { return Ok(None) };
+        if has_begun(&pod) && heard.stream.is_none() {
+            heard.open(self, &pod, Follow::Yes).await;
+        }
+        match stuck(name, &pod) {
+            Some(error) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    fn cancelled(&self, name: &str) -> Error {
+        Error::new(Reason::Cancelled, format!("cancelled while job/{name} ran"))
+    }
+
+    async fn pod(&self, name: &str) -> Result<Option<Pod>> {
+        let params = ListParams::default().labels(&format!("job-name={name}"));
+        let mut pods = bounded(self.pods().list(&params), &format!("the pods of job/{name} cannot be listed")).await?.items;
+        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+        Ok(pods.pop())
+    }
+
+    /// The Job's own word, and the exit code of its container.
+    async fn judge(&self, name: &str, job: &Job, heard: &mut Heard, length: Duration) -> Result<String> {
+        let clock = &self.site.world.clock;
+        let until = clock.now().saturating_add(POD_LAG);
+        let pod = loop {
+            match self.pod(name).await? {
+                Some(pod) if exit_code(&pod).is_some() || clock.now() >= until => break Some(pod),
+                None if clock.now() >= until => break None,
+                Some(_) | None => clock.sleep(LOOK).await,
+            }
+        };
+        if let Some(pod) = &pod {
+            heard.rest(self, pod).await;
+        }
+        let code = pod.as_ref().and_then(exit_code);
+        let failed = |reason: Reason, sentence: String| Err(Error::new(reason, sentence).detail(heard.tail()));
+        if let Some(failure) = condition(job, "Failed") {
+            let (reason, message) = failure;
+            if reason == "DeadlineExceeded" {
+                return failed(Reason::TargetTimeout, format!("job/{name} did not end within {}", self.work.target.timeout));
+            }
+            return match code {
+                Some(code) => failed(Reason::TargetFailed, format!("job/{name} ended with exit code {code}")),
+                None => failed(
+                    Reason::TargetFailed,
+                    format!("job/{name} was lost before it ended ({reason}: {message}): it is not known what it did"),
+                ),
+            };
+        }
+        match code {
+            Some(0) if heard.marked => {
+                let marker = self.work.target.failure_marker.as_deref().unwrap_or_default();
+                failed(Reason::TargetFailed, format!("job/{name} ended with exit code 0, but its output says {marker}"))
+            }
+            Some(0) => Ok(format!("job/{name} ended with exit code 0 after {}", spoken(length))),
+            Some(code) => {
+                failed(Reason::TargetFailed, format!("job/{name} calls itself complete, but its container ended with exit code {code}"))
+            }
+            None => failed(Reason::TargetFailed, format!("job/{name} calls itself complete, but no pod shows its exit code")),
+        }
+    }
+
+    async fn stop(&self, name: &str) -> String {
+        if self.work.target.on_cancel == OnCancel::Leave {
+            return format!("job/{name} goes on by itself (`on-cancel: leave`)");
+        }
+        match self.jobs().delete(name, &DeleteParams::background()).await {
+            Ok(_) => format!("job/{name} was deleted, and its pod is being ended"),
+            Err(kube::Error::Api(status)) if status.code == 404 => format!("job/{name} is gone"),
+            Err(error) => format!("job/{name} may go on: {}", failure("it cannot be deleted", &error).sentence),
+        }
+    }
+}
+
+/// Reason and message of a condition that is true.
+fn condition(job: &Job, kind: &str) -> Option<(String, String)> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
+    Some((found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default()))
+}
+
+fn status_of(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+fn exit_code(pod: &Pod) -> Option<i32> {
+    Some(status_of(pod)?.state.as_ref()?.terminated.as_ref()?.exit_code)
+}
+
+fn has_begun(pod: &Pod) -> bool {
+    let state = status_of(pod).and_then(|status| status.state.as_ref());
+    state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+fn waiting(pod: &Pod) -> String {
+    let reason = status_of(pod).and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_else(|| "Pending".into());
+    reason.unwrap_or(phase)
+}
+
+/// A pod that will never begin.
+fn stuck(name: &str, pod: &Pod) -> Option<Error> {
+    let waiting = status_of(pod)?.state.as_ref()?.waiting.as_ref()?;
+    let message = waiting.message.clone().unwrap_or_default();
+    let reason = match waiting.reason.as_deref()? {
+        "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => Reason::TargetImagePull,
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Reason::TargetConfig,
+        _passing => return None,
+    };
+    Some(Error::new(reason, format!("job/{name} cannot begin: {message}")))
+}
+
+type Lines = Pin<Box<dyn Stream<Item = std::io::Result<String>> + Send>>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    Yes,
+    No,
+}
+
+/// What a pod said so far.
+#[derive(Default)]
+struct Heard {
+    marker: Option<String>,
+    marked: bool,
+    stream: Option<Lines>,
+    /// How many lines were heard, and how many of them a new stream will repeat.
+    lines: usize,
+    repeated: usize,
+    shown: usize,
+    tail: VecDeque<String>,
+}
+
+impl Heard {
+    /// The log from its beginning: what was heard already is left out. Best effort: the exit code decides.
+    async fn open(&mut self, runner: &Runner<'_>, pod: &Pod, follow: Follow) {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let container = status_of(pod).map(|status| status.name.clone());
+        let params = LogParams { container, follow: follow == Follow::Yes, ..LogParams::default() };
+        let opened = tokio::time::timeout(LOG_LIMIT, runner.pods().log_stream(&name, &params)).await;
+        if let Ok(Ok(stream)) = opened {
+            self.repeated = self.lines;
+            self.stream = Some(Box::pin(stream.lines()));
+        }
+    }
+
+    /// The next line; never, while no log is open.
+    async fn next(&mut self) -> Option<std::io::Result<String>> {
+        match &mut self.stream {
+            Some(stream) => stream.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self, runner: &Runner<'_>, line: Option<std::io::Result<String>>) {
+        match line {
+            Some(Ok(_)) if self.repeated > 0 => self.repeated -= 1,
+            Some(Ok(line)) => self.line(runner, &line),
+            Some(Err(_)) | None => self.stream = None, // it ended, or was cut off: the next look opens it again
+        }
+    }
+
+    /// What is left once the pod has ended.
+    async fn rest(&mut self, runner: &Runner<'_>, pod: &Pod) {
+        let read = async {
+            self.open(runner, pod, Follow::No).await;
+            while self.stream.is_some() {
+                let line = self.next().await;
+                self.take(runner, line);
+            }
+        };
+        let _too_slow = tokio::time::timeout(LOG_LIMIT, read).await;
+    }
+
+    fn line(&mut self, runner: &Runner<'_>, line: &str) {
+        self.lines += 1;
+        self.marked |= self.marker.as_ref().is_some_and(|marker| line.contains(marker.as_str()));
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.chars().take(1000).collect());
+        let before = self.shown;
+        self.shown = before.saturating_add(line.len() + 1);
+        if self.shown <= SHOWN_LIMIT {
+            runner.site.world.console.relay("job", line);
+        } else if before <= SHOWN_LIMIT {
+            runner.site.say("the rest of the job's output is not shown here");
+        }
+    }
+
+    fn tail(&self) -> Vec<String> {
+        if self.tail.is_empty() {
+            return Vec::new();
+        }
+        std::iter::once("last lines of the job:".to_owned()).chain(self.tail.iter().map(|line| format!("  {line}"))).collect()
+    }
+}
