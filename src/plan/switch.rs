@@ -109,7 +109,7 @@ impl Builder<'_> {
             }
             Target::Command(command) => {
                 let texts = every_text(command.as_ref());
-                (System::Command(command.clone()), config::Rollback::Auto, None, texts, shown(&command.run))
+                (System::Command(command.clone()), config::Rollback::Auto, None, texts, self.shown(&command.run))
             }
             Target::Webhook(webhook) => {
                 let texts = every_text(webhook.as_ref());
@@ -138,6 +138,12 @@ impl Builder<'_> {
             self.fill("deploy", &format!("{{{name}}}"))?;
         }
         Ok(())
+    }
+
+    /// A command for people; what is not known yet stays as it is written.
+    fn shown(&self, argv: &[String]) -> String {
+        let words: Vec<String> = argv.iter().map(|word| self.values.fill(word).unwrap_or_else(|_later| word.clone())).collect();
+        crate::forge::github::cut(&words.join(" "), 80)
     }
 
     fn image_name(&self, named: Option<&str>) -> Option<String> {
@@ -186,7 +192,7 @@ impl Builder<'_> {
                 if job.manifest.is_some() {
                     texts.push(every_name(self.config));
                 }
-                let what = if job.command.is_empty() { job.manifest.clone().unwrap_or_default() } else { shown(&job.command) };
+                let what = if job.command.is_empty() { job.manifest.clone().unwrap_or_default() } else { self.shown(&job.command) };
                 let title = format!("migrate: a job in {} runs {what}", work.namespace);
                 (MigrateRun::KubernetesJob(Box::new(work)), texts, title)
             }
@@ -194,7 +200,7 @@ impl Builder<'_> {
                 let mut texts = every_text(command.as_ref());
                 self.check_filled(&texts)?;
                 texts.push(ALWAYS.into());
-                (MigrateRun::Command(command.clone()), texts, format!("migrate: {}", shown(&command.run)))
+                (MigrateRun::Command(command.clone()), texts, format!("migrate: {}", self.shown(&command.run)))
             }
         };
         let values = self.values.used_by(texts.iter().map(String::as_str));
@@ -221,8 +227,4 @@ fn every_name(config: &config::Config) -> String {
     let variables = config.variables.keys().map(|name| format!("{{var.{name}}}"));
     let fixed = template::NAMES.iter().filter(|name| !matches!(**name, "actor" | "run_url")).map(|name| format!("{{{name}}}"));
     fixed.chain(variables).collect()
-}
-
-fn shown(argv: &[String]) -> String {
-    crate::forge::github::cut(&argv.join(" "), 80)
 }

@@ -23,6 +23,8 @@ pub struct Cluster {
     pub log: String,
     /// Every change of a template, in order: which lease it was made under, and the first container's image.
     pub switches: Vec<(String, String)>,
+    /// Digests of images that are named without one, as a registry knows them.
+    pub digests: BTreeMap<String, String>,
     /// Lists whose deletions are confirmed and forgotten.
     pub keeps: Vec<String>,
     /// Fields that another manager owns: an apply of an object of this name conflicts.

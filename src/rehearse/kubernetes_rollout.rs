@@ -176,7 +176,7 @@ fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String),
     let cluster = &mut world.cluster;
     let on_delete = object.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete");
     match (moment, mood) {
-        (0, _) => set_status(&mut object, 0, 2),
+        (0, _) => set_status(&mut object, 0, ready_of(cluster, key)),
         (_, _) if on_delete => return, // nobody replaces these pods
         (1, ClusterMood::Quota) => {
             let message =
@@ -185,24 +185,26 @@ fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String),
             return;
         }
         (1, _) => {
-            set_status(&mut object, 1, if cluster.is_wedged(plural, namespace, name, generation) { 1 } else { 2 });
             record_revision(cluster, plural, namespace, &object, 0);
+            if plural == "statefulsets" {
+                // No surge: a new pod takes the place of an old one, and the next one waits for it.
+                let count = if mood == ClusterMood::Honest || mood == ClusterMood::KeepsPods { 2 } else { 1 };
+                if cluster.is_wedged(plural, namespace, name, generation) {
+                    set_status(&mut object, 0, ready_of(cluster, key));
+                    cluster.put(plural, namespace, object);
+                    return;
+                }
+                remove_old(cluster, key, generation, count);
+            }
             make_pods(cluster, mood, &object, (namespace, &fresh));
+            set_status(&mut object, 1, ready_of(cluster, key));
         }
         // https://github.com/kubernetes/kubernetes/issues/67250
         (_, ClusterMood::Honest) if cluster.is_wedged(plural, namespace, name, generation) => return,
         (_, ClusterMood::Honest | ClusterMood::KeepsPods) => {
             set_status(&mut object, 2, 2);
             record_revision(cluster, plural, namespace, &object, 2);
-            let prefix = format!("{name}-");
-            let current = format!("{name}-{generation}-");
-            let old: Vec<String> = cluster
-                .objects
-                .keys()
-                .filter(|(p, n, pod)| p == "pods" && n == namespace && pod.starts_with(&prefix) && !pod.starts_with(&current))
-                .map(|(_, _, pod)| pod.clone())
-                .collect();
-            old.iter().for_each(|pod| cluster.remove("pods", namespace, pod));
+            remove_old(cluster, key, generation, usize::MAX);
         }
         (_, ClusterMood::Probe) if plural == "deployments" => {
             let condition = json!({"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "ReplicaSet has timed out progressing."});
@@ -213,6 +215,30 @@ fn advance(world: &mut World, mood: ClusterMood, key: &(String, String, String),
         _stuck => return,
     }
     cluster.put(plural, namespace, object);
+}
+
+/// How many of a workload's pods serve.
+fn ready_of(cluster: &Cluster, (plural, namespace, name): &(String, String, String)) -> u64 {
+    let prefix = format!("{name}-");
+    let ready = |pod: &Value| pod.pointer("/status/conditions/0/status").and_then(Value::as_str) == Some("True");
+    let pods =
+        cluster.objects.iter().filter(|((p, n, pod), object)| p == "pods" && n == namespace && pod.starts_with(&prefix) && ready(object));
+    if plural == "statefulsets" { pods.count() as u64 } else { 2 }
+}
+
+/// Removes pods of older templates, the last ones first.
+fn remove_old(cluster: &mut Cluster, (_, namespace, name): &(String, String, String), generation: i64, count: usize) {
+    let (prefix, current) = (format!("{name}-"), format!("{name}-{generation}-"));
+    let is_old = |pod: &str| pod.starts_with(&prefix) && !pod.starts_with(&current);
+    let old: Vec<String> = cluster
+        .objects
+        .keys()
+        .rev()
+        .filter(|(p, n, pod)| p == "pods" && n == namespace && is_old(pod))
+        .map(|(_, _, pod)| pod.clone())
+        .take(count)
+        .collect();
+    old.iter().for_each(|pod| cluster.remove("pods", namespace, pod));
 }
 
 /// The pods of the new template, as the mood has them.
@@ -227,8 +253,15 @@ fn make_pods(cluster: &mut Cluster, mood: ClusterMood, object: &Value, (namespac
             PodState::Running
         }
     };
-    for index in 0..2 {
+    let is_single = object.pointer("/kind").and_then(Value::as_str) == Some("StatefulSet")
+        && !matches!(mood, ClusterMood::Honest | ClusterMood::KeepsPods);
+    for index in 0..if is_single { 1 } else { 2 } {
         let mut made = pod(object, &fresh(index), state());
+        let image = made.pointer("/spec/containers/0/image").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if let Some(digest) = cluster.digests.get(&image) {
+            let known = format!("{image}@{digest}");
+            made.pointer_mut("/status/containerStatuses/0/imageID").into_iter().for_each(|id| *id = json!(known));
+        }
         if mood == ClusterMood::KeepsPods {
             let old = cluster.first_image.clone();
             if let Some(id) = made.pointer_mut("/status/containerStatuses/0/imageID") {

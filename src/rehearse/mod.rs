@@ -30,6 +30,7 @@ pub mod hooks;
 pub mod kubernetes;
 mod kubernetes_objects;
 mod kubernetes_rollout;
+pub mod manifests;
 pub mod registry;
 pub mod sandbox;
 pub mod swarm;

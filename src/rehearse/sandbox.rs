@@ -2,7 +2,7 @@
 //!
 //! It keeps state, writes down everything it saw, and can be told to lie: to say yes and do no.
 
-use super::{aws, awx, engine, github, gitlab, hooks, kubernetes, registry, swarm};
+use super::{aws, awx, engine, github, gitlab, hooks, kubernetes, manifests, registry, swarm};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -69,6 +69,8 @@ pub struct World {
     pub cluster: kubernetes::Cluster,
     /// How the cluster behaves.
     pub mood: ClusterMood,
+    /// A manifest repository, and what follows it.
+    pub manifests: manifests::Manifests,
     /// AWX's side.
     pub awx: awx::Controller,
     /// The swarm's side.
@@ -207,6 +209,9 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         body,
     };
     let response = match asked.path.split('/').nth(1).unwrap_or_default() {
+        "github" | "gitlab" if asked.path.contains("acme/manifests/") || asked.path.contains("acme%2Fmanifests/") => {
+            manifests::answer(&shared, &asked).unwrap_or_else(|| json_answer(404, &json!({"message": "Not Found"})))
+        }
         "github" => github::answer(&shared, &asked),
         "gitlab" => gitlab::answer(&shared, &asked),
         "oidc" => json_answer(200, &json!({"value": shared.world().identity_token()})),

@@ -84,13 +84,15 @@ fn api_of(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> A
     }
 }
 
-/// The label's value: at most 63 characters.
+/// The label's value: at most 63 letters, digits, dots and dashes.
 fn owner(site: &Site<'_>) -> String {
-    slug(&site.owner.replace('/', "."), 63)
+    let plain = site.owner.replace('/', ".");
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
+    if plain.len() <= 54 && plain.chars().all(fine) { plain } else { slug(&plain, 54) }
 }
 
 fn inventory_name(site: &Site<'_>) -> String {
-    format!("tidegate-{}", slug(&site.owner.replace(['/', '.', '_'], "-"), 50))
+    format!("tidegate-{}", owner(site))
 }
 
 impl Manifests {

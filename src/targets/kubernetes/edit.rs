@@ -159,7 +159,34 @@ fn follow<'n>(node: &'n Node, steps: &[Step]) -> Option<&'n Node> {
     follow(next?, rest)
 }
 
+/// The length of a quoted text with its quotes: the parser's own span reaches to the end of the line.
+fn quoted_length(text: &str, style: ScalarStyle) -> Option<usize> {
+    let mut rest = text.char_indices().skip(1).peekable();
+    match style {
+        ScalarStyle::DoubleQuoted => {
+            while let Some((at, c)) = rest.next() {
+                match c {
+                    '\\' => drop(rest.next()),
+                    '"' => return Some(at + 1),
+                    _other => {}
+                }
+            }
+            None
+        }
+        ScalarStyle::SingleQuoted => {
+            while let Some((at, c)) = rest.next() {
+                if c == '\'' && rest.next_if(|(_, next)| *next == '\'').is_none() {
+                    return Some(at + 1);
+                }
+            }
+            None
+        }
+        ScalarStyle::Plain | ScalarStyle::Literal | ScalarStyle::Folded => None,
+    }
+}
+
 struct Reader<'a> {
+    text: &'a str,
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     /// Where each character begins, in bytes: the parser counts characters.
     offsets: Vec<usize>,
@@ -169,7 +196,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn documents(text: &'a str) -> Result<Vec<Node>, String> {
         let offsets = text.char_indices().map(|(at, _)| at).chain(std::iter::once(text.len())).collect();
-        let mut reader = Reader { events: Parser::new_from_str(text), offsets, nodes: 0 };
+        let mut reader = Reader { text, events: Parser::new_from_str(text), offsets, nodes: 0 };
         let mut documents = Vec::new();
         loop {
             let (event, span) = reader.next()?;
@@ -203,7 +230,9 @@ impl<'a> Reader<'a> {
         match event {
             Event::Scalar(text, style, _, _) => {
                 let at = |index: usize| self.offsets.get(index).copied().unwrap_or_default();
-                Ok(Node::Scalar { text: text.into_owned(), style, from: at(span.start.index()), to: at(span.end.index()) })
+                let (from, to) = (at(span.start.index()), at(span.end.index()));
+                let to = self.text.get(from..).and_then(|rest| quoted_length(rest, style)).map_or(to, |length| from + length);
+                Ok(Node::Scalar { text: text.into_owned(), style, from, to })
             }
             Event::Alias(_) => Ok(Node::Alias),
             Event::SequenceStart(..) => {
@@ -250,6 +279,11 @@ mod tests {
         assert_eq!(edited(text, "images[name=ui].newTag", "1.10").unwrap(), text.replace("newTag: 1.9   #", "newTag: \"1.10\"   #"));
         assert_eq!(edited(text, "images[0].newTag", "v2").unwrap(), text.replace("newTag: v1 #", "newTag: v2 #"));
         assert_eq!(edited(text, "ui.image.tag", "1.9").unwrap(), text);
+        for (before, after) in
+            [("a: \"x\\\"y\"   # keep\nb: 1\n", "a: \"z\"   # keep\nb: 1\n"), ("a: 'it''s'   # keep\n", "a: 'z'   # keep\n")]
+        {
+            assert_eq!(edited(before, "a", "z").unwrap(), after);
+        }
     }
 
     #[test]

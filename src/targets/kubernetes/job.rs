@@ -96,43 +96,56 @@ impl Runner<'_> {
             self.site.say(&format!("the run before started job/{name}: it is followed"));
             return Ok(name);
         }
-        let base =
-            slug(&format!("{}-{}", self.site.owner.replace(['/', '.'], "-"), self.site.step), 45).to_lowercase().replace(['.', '_'], "-");
-        let name = format!("{base}-{}", slug(&delivery.to_lowercase(), 12));
+        let base = slug(&format!("{}-{}", self.site.owner.replace(['/', '.', '_'], "-"), self.site.step).to_lowercase(), 45);
+        let tail: String = delivery.to_lowercase().chars().filter(char::is_ascii_alphanumeric).take(10).collect();
+        let name = format!("{base}-{tail}");
         let mut spec = self.spec().await?;
-        for attempt in 1..=5 {
-            let name = if attempt == 1 { name.clone() } else { format!("{name}-{attempt}") };
+        for number in 1..=5 {
+            let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
             let metadata = json!({
                 "name": name, "namespace": self.work.namespace,
-                "labels": {"app.kubernetes.io/managed-by": "tidegate", "tidegate.dev/delivery": slug(&delivery, 63)},
+                "labels": {"app.kubernetes.io/managed-by": "tidegate", "tidegate.dev/delivery": tail},
                 "annotations": {"tidegate.dev/image": self.image.reference()},
             });
             set(&mut spec, &["metadata"], metadata);
-            let job: Job = serde_json::from_value(spec.clone())
-                .map_err(|error| Error::new(Reason::ConfigInvalid, format!("this cannot be a Job: {error}")))?;
-            let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
-            let created = tokio::time::timeout(Duration::from_secs(30), self.jobs().create(&params, &job)).await;
-            match created {
-                Ok(Ok(_)) => {
-                    self.site.say(&format!("job/{name} in {} runs {}", self.work.namespace, self.image.reference()));
-                    self.site.memory.note_started(&format!("job {name}")).await?;
-                    return Ok(name);
-                }
-                // Ours, from a try whose answer was lost; one that failed is followed by the next number.
-                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
-                    let there = bounded(self.jobs().get(&name), &format!("job/{name} cannot be read")).await?;
-                    if condition(&there, "Failed").is_none() {
-                        return Ok(name);
-                    }
-                }
-                Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
-                    return Err(Error::new(Reason::TargetInput, format!("job/{name} cannot be made: {}", status.message)));
-                }
-                Ok(Err(error)) => return Err(failure(&format!("job/{name} cannot be made"), &error)),
-                Err(_elapsed) => return Err(Error::new(Reason::TargetFailed, format!("job/{name} cannot be made: no answer within 30s"))),
+            if self.create(&name, &spec).await? {
+                self.site.say(&format!("job/{name} in {} runs {}", self.work.namespace, self.image.reference()));
+                self.site.memory.note_started(&format!("job {name}")).await?;
+                return Ok(name);
             }
         }
         Err(Error::new(Reason::TargetFailed, format!("job/{name} failed several times in this delivery")))
+    }
+
+    /// Whether the Job is there and may go on; not when one of this name failed before. A Job whose answer was lost is ours:
+    /// its name tells the delivery.
+    async fn create(&self, name: &str, spec: &Value) -> Result<bool> {
+        let job: Job = serde_json::from_value(spec.clone())
+            .map_err(|error| Error::new(Reason::ConfigInvalid, format!("this cannot be a Job: {error}")))?;
+        let what = format!("job/{name} cannot be made");
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        for attempt in 1..=3 {
+            let created = tokio::time::timeout(Duration::from_secs(30), self.jobs().create(&params, &job)).await;
+            let error = match created {
+                Ok(Ok(_)) => return Ok(true),
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                    let there = bounded(self.jobs().get(name), &format!("job/{name} cannot be read")).await?;
+                    return Ok(condition(&there, "Failed").is_none());
+                }
+                Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
+                    return Err(Error::new(Reason::TargetInput, format!("{what}: {}", status.message)));
+                }
+                Ok(Err(kube::Error::Api(status))) if status.code < 500 => return Err(failure(&what, &kube::Error::Api(status))),
+                Ok(Err(error)) => failure(&what, &error),
+                Err(_elapsed) => Error::new(Reason::TargetFailed, format!("{what}: no answer within 30s")),
+            };
+            if attempt == 3 {
+                return Err(error);
+            }
+            self.site.say(&format!("{}; trying again", error.sentence));
+            self.site.world.clock.sleep(LOOK).await;
+        }
+        Ok(false)
     }
 
     /// One pod, tried once: a migration that failed half-way is not to be run again by itself.

@@ -222,6 +222,14 @@ impl Life for Cluster<'_> {
             manifests.try_out(self).await?;
         }
         let edited = match &self.work.target.gitops {
+            // A rehearsal knows no manifest repository: the cluster is changed as that would change it.
+            Some(gitops) if self.world.rehearsal => {
+                gitops
+                    .edit
+                    .iter()
+                    .for_each(|edit| self.site.say(&format!("would set {} in {} of {}", edit.key, edit.file, gitops.repository)));
+                None
+            }
             Some(gitops) => Some(gitops::Edited::open(self, gitops).await?),
             None => None,
         };

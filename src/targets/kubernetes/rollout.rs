@@ -266,7 +266,7 @@ fn identify(workload: &Workload, change: &Change, pods: &[Pod], wanted: usize) -
         }
     }
     let named = expect.images.first().map(String::as_str).unwrap_or_default();
-    let whole = named.split_once('@').map_or(named, |(_, digest)| digest);
+    let whole = named.split_once('@').map(|(_, digest)| digest).or(expect.identities.first().map(String::as_str)).unwrap_or(named);
     let digest = if whole.starts_with("sha256:") { format!("{}…", whole.get(..19).unwrap_or(whole)) } else { whole.to_owned() };
     let is_partitioned = others.len() + right > wanted && workload.kind == WorkloadKind::StatefulSet;
     if right < wanted || (!others.is_empty() && !is_partitioned) {

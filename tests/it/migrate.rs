@@ -1,0 +1,122 @@
+//! Migrations around the switch: a Job in the cluster, or a program, with its true exit code.
+
+use crate::world::World;
+use serde_json::json;
+use std::io::{BufRead, BufReader};
+use tidegate::rehearse::sandbox::Fault;
+
+fn job(exit: Option<i32>, keys: &str) -> World {
+    let world = World::new();
+    let run = format!(
+        "kubernetes-job: {{namespace: dev, from: deployment/web, command: [./manage.py, migrate, \"{{version}}\"], env: {{MODE: \"{{environment}}\"}}, timeout: 5s{keys}}}"
+    );
+    world.configure("  dev:\n    when: merge\n", &format!("  dev:\n    when: merge\n    migrate: {{run: {{{run}}}}}\n"));
+    world.commit("migrate");
+    world.sandbox.with(|outside| {
+        outside.cluster.job_exit = exit;
+        outside.cluster.log = "Applying 0042_users... OK\n".into();
+    });
+    world
+}
+
+fn jobs(world: &World) -> Vec<serde_json::Value> {
+    world
+        .sandbox
+        .with(|outside| outside.cluster.objects.iter().filter(|((plural, _, _), _)| plural == "jobs").map(|(_, job)| job.clone()).collect())
+}
+
+#[test]
+fn a_job_runs_the_new_image_before_the_switch_with_the_workloads_surroundings() {
+    let mut world = job(Some(0), "");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    let jobs = jobs(&world);
+    let [made] = jobs.as_slice() else { panic!("one job: {jobs:?}") };
+    let spec = &made["spec"]["template"]["spec"];
+    assert_eq!(spec["containers"][0]["command"], json!(["./manage.py", "migrate", ran.outputs["version"]]));
+    assert!(spec["containers"][0]["image"].as_str().unwrap().ends_with(&ran.outputs["digest"]));
+    assert_eq!(spec["containers"][0]["env"], json!([{"name": "MODE", "value": "dev"}]));
+    assert_eq!((&made["spec"]["backoffLimit"], &spec["restartPolicy"]), (&json!(0), &json!("Never")));
+    assert_eq!(made["spec"]["template"]["metadata"], json!({}), "no service may take it for the workload");
+    assert!(ran.err.contains("job | Applying 0042_users... OK") && ran.err.contains("ended with exit code 0"), "{}", ran.err);
+    let at = |text: &str| ran.log.iter().position(|line| line.contains(text)).unwrap();
+    assert!(at("POST /kube/apis/batch/v1/namespaces/dev/jobs") < at("PATCH /kube"), "before the switch");
+}
+
+#[test]
+fn a_failed_migration_leaves_the_old_version_running() {
+    let mut world = job(Some(4), "");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(1, "migration.failed");
+    let first = ran.err.lines().find(|line| line.starts_with("error:")).unwrap();
+    assert!(first.contains("ended with exit code 4"), "{first}");
+    assert!(ran.err.contains("    Applying 0042_users... OK") && ran.count("PATCH /kube") == 0, "{}", ran.err);
+    // Run again, it is tried again, under another name.
+    world.sandbox.with(|outside| outside.cluster.job_exit = Some(0));
+    world.run(&["run"]).must(0, "deploy.done");
+    assert_eq!(jobs(&world).len(), 2);
+}
+
+/// Lying twin: exit code 0, and the output says that it failed.
+#[test]
+fn a_marker_is_a_failure() {
+    let mut world = job(Some(0), ", failure-marker: MIGRATION_EXIT_STATUS_ERROR");
+    world.sandbox.with(|outside| outside.cluster.log = "x\nMIGRATION_EXIT_STATUS_ERROR\n".into());
+    let ran = world.pushed().run(&["run"]);
+    ran.must(1, "migration.failed");
+    assert_eq!(ran.count("PATCH /kube"), 0);
+}
+
+#[test]
+fn a_job_that_never_ends_is_deleted_at_its_limit_and_after_a_cancel() {
+    let mut world = job(None, "");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(3, "target.timeout");
+    assert!(ran.err.contains("was deleted, and its pod is being ended") && jobs(&world).is_empty(), "{}", ran.err);
+    let mut world = job(None, ", on-cancel: leave");
+    world.configure("timeout: 5s, on-cancel", "timeout: 10m, on-cancel");
+    world.commit("long");
+    let mut run = world.pushed().start(&["run"]);
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.by_ref().any(|line| line.contains("job | Applying")));
+    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
+    let said: Vec<String> = lines.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(143), "{}", said.join("\n"));
+    assert!(said.iter().any(|line| line.contains("goes on by itself")) && jobs(&world).len() == 1, "{}", said.join("\n"));
+}
+
+#[test]
+fn a_lost_answer_makes_no_second_job() {
+    let mut world = job(Some(0), "");
+    world.sandbox.with(|outside| {
+        outside.faults.push(Fault {
+            on: "POST /kube/apis/batch",
+            times: 1,
+            status: 504,
+            headers: vec![],
+            body: json!({"kind": "Status", "code": 504, "message": "timed out", "reason": "Timeout"}),
+            after_effect: true,
+        });
+    });
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert_eq!(jobs(&world).len(), 1);
+}
+
+#[test]
+fn a_program_migrates_before_or_after_and_its_failure_stops() {
+    for (when, exit, code, reason, patches) in
+        [("before", 0, 0, "deploy.done", 1), ("before", 2, 1, "migration.failed", 0), ("after", 2, 1, "migration.failed", 1)]
+    {
+        let mut world = World::new();
+        world.configure(
+            "  dev:\n    when: merge\n",
+            &format!("  dev:\n    when: merge\n    migrate: {{run: {{command: {{run: [sh, -c, \"echo moving; exit {exit}\"]}}}}, when: {when}}}\n"),
+        );
+        world.commit("migrate");
+        let ran = world.pushed().run(&["run"]);
+        ran.must(code, reason);
+        assert_eq!(ran.count("PATCH /kube"), patches, "{when} {exit}");
+        assert!(ran.err.contains("migrate | moving"), "{}", ran.err);
+    }
+}
