@@ -26,6 +26,8 @@ const KINDS: [(&str, &str, &str, bool); 10] = [
 /// The answer, if the request is about these.
 pub fn answer(shared: &Arc<Shared>, asked: &Asked, parts: &[&str]) -> Option<Response> {
     Some(match (asked.method.as_str(), parts) {
+        ("GET", ["api"]) => json_answer(200, &json!({"kind": "APIVersions", "versions": ["v1"]})),
+        ("GET", ["apis"]) => groups(),
         ("GET", ["api", "v1"]) => discovery("", "v1"),
         ("GET", ["apis", group, version]) => discovery(group, version),
         ("GET", ["api", "v1", "namespaces", name]) => namespace(&mut shared.world(), name),
@@ -48,6 +50,19 @@ pub fn answer(shared: &Arc<Shared>, asked: &Asked, parts: &[&str]) -> Option<Res
 
 fn is_apply(asked: &Asked) -> bool {
     asked.header("content-type").starts_with("application/apply-patch")
+}
+
+fn groups() -> Response {
+    let mut groups: Vec<&str> = KINDS.iter().map(|(group, _, _, _)| *group).filter(|group| !group.is_empty()).collect();
+    groups.dedup();
+    let shown: Vec<Value> = groups
+        .iter()
+        .map(|group| {
+            let version = json!({"groupVersion": format!("{group}/v1"), "version": "v1"});
+            json!({"name": group, "versions": [version], "preferredVersion": version})
+        })
+        .collect();
+    json_answer(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": shown}))
 }
 
 fn discovery(group: &str, version: &str) -> Response {

@@ -10,11 +10,15 @@ mod tls;
 #[path = "../it/world.rs"]
 mod world;
 
+mod awx;
 mod container;
 mod github;
 mod gitlab;
 mod image;
+mod kube;
+mod kubectl;
 mod parts;
 mod prism;
 mod queues;
 mod state;
+mod swarm;
