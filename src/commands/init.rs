@@ -55,6 +55,10 @@ pub struct Args {
 pub enum Preset {
     /// One image: dev at merge, staging at release, production by hand behind a drain, hot fixes, pull requests
     NeuroUi,
+    /// AWX: staging at merge, production at official tags, a developer's job where its variable is set
+    Fragalysis,
+    /// Docker Swarm and a webhook: production and stage by branch, an image for every other branch
+    Jincor,
 }
 
 /// The CI systems that files are written for.
@@ -74,6 +78,26 @@ impl Preset {
     fn config(self) -> &'static str {
         match self {
             Self::NeuroUi => include_str!("../../templates/presets/neuro-ui/tidegate.yml"),
+            Self::Fragalysis => include_str!("../../templates/presets/fragalysis/tidegate.yml"),
+            Self::Jincor => include_str!("../../templates/presets/jincor/tidegate.yml"),
+        }
+    }
+
+    /// What is special to every project.
+    fn to_edit(self) -> &'static str {
+        match self {
+            Self::NeuroUi => "role, clusters, namespaces and queues",
+            Self::Fragalysis => "repository, host and job templates",
+            Self::Jincor => "repository, hosts and services",
+        }
+    }
+
+    /// The project's name in the files, which the user's takes the place of.
+    fn project(self) -> &'static str {
+        match self {
+            Self::NeuroUi => "neuro-ui",
+            Self::Fragalysis => "fragalysis-stack",
+            Self::Jincor => "jincor-app",
         }
     }
 
@@ -85,6 +109,16 @@ impl Preset {
                 (".github/workflows/hotfix.yml", include_str!("../../templates/presets/neuro-ui/github/hotfix.yml")),
             ],
             (Self::NeuroUi, Host::GitLab) => &[(".gitlab-ci.yml", include_str!("../../templates/presets/neuro-ui/gitlab/gitlab-ci.yml"))],
+            (Self::Fragalysis, Host::GitHub) => {
+                &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/fragalysis/github/deliver.yml"))]
+            }
+            (Self::Fragalysis, Host::GitLab) => {
+                &[(".gitlab-ci.yml", include_str!("../../templates/presets/fragalysis/gitlab/gitlab-ci.yml"))]
+            }
+            (Self::Jincor, Host::GitHub) => {
+                &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/jincor/github/deliver.yml"))]
+            }
+            (Self::Jincor, Host::GitLab) => &[(".gitlab-ci.yml", include_str!("../../templates/presets/jincor/gitlab/gitlab-ci.yml"))],
         }
     }
 }
@@ -107,12 +141,14 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
         Host::GitHub => Some(pin(world, args).await?),
         Host::GitLab => None,
     };
-    let mut files = vec![("tidegate.yml", filled(args.preset.config(), &facts, None))];
-    files.extend(args.preset.files(facts.host).iter().map(|(path, text)| (*path, filled(text, &facts, pin.as_deref()))));
+    let mut files = vec![("tidegate.yml", filled(args.preset.config(), args.preset, &facts, None))];
+    files.extend(args.preset.files(facts.host).iter().map(|(path, text)| (*path, filled(text, args.preset, &facts, pin.as_deref()))));
     let written = write(world, args, &asker, &files)?;
-    let next = "next: edit role, clusters, namespaces and queues in tidegate.yml, then `tidegate check`, `tidegate rehearse merge`, `tidegate doctor`";
-    world.console.line(next);
-    if facts.host == Host::GitHub {
+    let what = args.preset.to_edit();
+    world.console.line(&format!("next: edit {what} in tidegate.yml, then `tidegate check`, `tidegate rehearse merge`, `tidegate doctor`"));
+    if facts.host == Host::GitHub && args.preset != Preset::NeuroUi {
+        world.console.line("variables and secrets that the workflow passes on belong under Settings > Secrets and variables > Actions");
+    } else if facts.host == Host::GitHub {
         world.console.line("the AWS role has to trust this repository: `tidegate doctor` in a job shows the line for its trust policy");
     } else {
         world
@@ -198,11 +234,12 @@ fn plain(name: &str) -> String {
 }
 
 /// The files are valid as they stand; what is special to a project takes the place of the example's.
-fn filled(text: &str, facts: &Facts, pin: Option<&str>) -> String {
+fn filled(text: &str, preset: Preset, facts: &Facts, pin: Option<&str>) -> String {
     let text = text.replace("aws: {region: us-west-2", &format!("aws: {{region: {}", facts.region));
     let text = text.replace("dkr.ecr.us-west-2.amazonaws.com", &format!("dkr.ecr.{}.amazonaws.com", facts.region));
-    let text = text.replace("neuro-ui", &facts.project).replace("123456789012", &facts.account);
+    let text = text.replace(preset.project(), &facts.project).replace("123456789012", &facts.account);
     let text = text.replace("branches: [main]", &format!("branches: [{}]", serde_json::Value::from(facts.branch.as_str())));
+    let text = text.replace("except: [main,", &format!("except: [{},", serde_json::Value::from(facts.branch.as_str())));
     let text = text.replace("[\"main\"]", "[main]").replace("tidegate@v0.0.0", concat!("tidegate@v", env!("CARGO_PKG_VERSION")));
     text.replace(UNPINNED, pin.unwrap_or(UNPINNED))
 }

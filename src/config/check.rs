@@ -282,7 +282,7 @@ impl Checker<'_> {
         self.report(path, format!("unknown placeholder {{{name}}}"), hint);
     }
 
-    fn variable_named(&mut self, path: &str, name: &str) {
+    pub(super) fn variable_named(&mut self, path: &str, name: &str) {
         if !self.config.variables.contains_key(name) {
             self.report(path, format!("there is no variable {name:?}"), "declare it under `variables:`");
         }

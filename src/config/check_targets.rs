@@ -4,14 +4,17 @@ use super::check::Checker;
 use super::problem::did_you_mean;
 use super::template;
 use super::{
-    Awx, CommandRun, Environment, GitopsEdit, Kubernetes, KubernetesJob, Login, Migrate, Proof, Runner, SecretName, Swarm, Target,
-    TextOrSecret, Webhook, WebhookAuth,
+    Awx, CommandRun, Condition, Environment, GitopsEdit, Kubernetes, KubernetesJob, Login, Migrate, Proof, Runner, SecretName, Swarm,
+    Target, TextOrSecret, Webhook, WebhookAuth,
 };
 use crate::targets::kubernetes::{Workload, is_dns_label};
 use serde_json::Value;
 
 impl Checker<'_> {
     pub(super) fn target(&mut self, path: &str, target: &Target) {
+        if let Some(condition) = target.condition() {
+            self.variable_named(&format!("{path}.{}.if.var", target.name()), &condition.var);
+        }
         match target {
             Target::Kubernetes(kubernetes) => self.kubernetes(&format!("{path}.kubernetes"), kubernetes),
             Target::Swarm(swarm) => self.swarm(&format!("{path}.swarm"), swarm),
@@ -340,6 +343,32 @@ pub fn is_loopback(url: &str) -> bool {
 }
 
 impl Target {
+    /// Its key in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kubernetes(_) => "kubernetes",
+            Self::Swarm(_) => "swarm",
+            Self::Heroku(_) => "heroku",
+            Self::Awx(_) => "awx",
+            Self::Ecs(_) => "ecs",
+            Self::AppDeploy(_) => "app_deploy",
+            Self::Command(_) => "command",
+            Self::Webhook(_) => "webhook",
+        }
+    }
+
+    /// What has to be so for it to be deployed to.
+    pub fn condition(&self) -> Option<&Condition> {
+        match self {
+            Self::Kubernetes(kubernetes) => kubernetes.r#if.as_ref(),
+            Self::Swarm(swarm) => swarm.r#if.as_ref(),
+            Self::Awx(awx) => awx.r#if.as_ref(),
+            Self::Command(command) => command.r#if.as_ref(),
+            Self::Webhook(webhook) => webhook.r#if.as_ref(),
+            Self::Heroku(_) | Self::Ecs(_) | Self::AppDeploy(_) => None,
+        }
+    }
+
     /// The environment variables that hold its secrets.
     pub fn secret_names(&self) -> Vec<&str> {
         match self {

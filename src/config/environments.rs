@@ -2,7 +2,7 @@
 
 use super::{Aws, Gate, Migrate, Notify, OnPartial, OneOrMany, Span, Target, Trigger, Verify};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A place versions go to.
@@ -112,7 +112,7 @@ pub struct WhenTag {
 }
 
 /// A condition on a variable.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// The variable that must be set and not empty.

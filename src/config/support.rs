@@ -49,13 +49,8 @@ fn in_environment(rules: &Environment) -> Vec<String> {
         add(matches!(gate, Gate::Scan(_)), &format!("gates[{index}].scan"));
     }
     for (index, target) in rules.deploy.iter().enumerate() {
-        let key = match target {
-            Target::Kubernetes(_) | Target::Swarm(_) | Target::Awx(_) | Target::Command(_) | Target::Webhook(_) => continue,
-            Target::Heroku(_) => "heroku",
-            Target::Ecs(_) => "ecs",
-            Target::AppDeploy(_) => "app_deploy",
-        };
-        add(true, &format!("deploy[{index}].{key}"));
+        let later = matches!(target, Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_));
+        add(later, &format!("deploy[{index}].{}", target.name()));
     }
     found
 }

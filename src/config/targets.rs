@@ -1,6 +1,6 @@
 //! `deploy:` of an environment: the places versions run, one type per system.
 
-use super::{SecretName, Span};
+use super::{Condition, SecretName, Span};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub enum Target {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Kubernetes {
+    /// A condition on variables: the target is left out when it is not met.
+    pub r#if: Option<Condition>,
     /// The context of the kubeconfig; the current one, or the pod's own service account, when not given.
     pub context: Option<String>,
     /// The EKS cluster's name: tidegate makes the token itself and needs no kubeconfig.
@@ -147,6 +149,8 @@ fn version_text() -> String {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Swarm {
+    /// A condition on variables: the target is left out when it is not met.
+    pub r#if: Option<Condition>,
     /// A manager's engine: unix:///path, tcp://host:port, ssh://user@host[:port]; DOCKER_HOST when not given.
     pub host: Option<String>,
     /// Certificates for tcp://.
@@ -208,6 +212,8 @@ pub struct FileSource {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Awx {
+    /// A condition on variables: the target is left out when it is not met.
+    pub r#if: Option<Condition>,
     /// The address, as https://awx.example.com.
     pub host: String,
     /// The template's exact name, or its number.
@@ -342,6 +348,8 @@ pub struct Login {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CommandRun {
+    /// A condition on variables: the target is left out when it is not met.
+    pub r#if: Option<Condition>,
     /// The program and its arguments, without a shell.
     #[schemars(length(min = 1))]
     pub run: Vec<String>,
@@ -383,6 +391,8 @@ pub enum TextOrSecret {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Webhook {
+    /// A condition on variables: the target is left out when it is not met.
+    pub r#if: Option<Condition>,
     /// The address; `{env: NAME}` where the address itself is secret.
     pub url: TextOrSecret,
     /// How the request proves who sends it.

@@ -245,9 +245,9 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         let values = variables::values(event, config, decision, variables);
         plan.is_preview = rules.is_preview();
         plan.on_partial = rules.on_partial;
-        plan.has_targets = !rules.deploy.is_empty();
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
         builder.display_name()?;
+        builder.note_targets();
         match (decision.outcome, request, event.kind) {
             (Outcome::Remove, _, _) => builder.pull_request_closed()?,
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,

@@ -85,7 +85,7 @@ impl Builder<'_> {
     /// The images are there: from here on only one run goes on. The lease is not held for the length of a build.
     fn begin(&mut self) {
         let images = self.step_ids();
-        let deploys = !self.rules.deploy.is_empty();
+        let deploys = self.rules.deploy.iter().any(|target| self.is_wanted(target));
         if deploys {
             self.lock(images);
         }
@@ -141,7 +141,7 @@ impl Builder<'_> {
             Target::Awx(_) | Target::Command(_) | Target::Webhook(_) => true,
             Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_) => false,
         };
-        self.rules.deploy.iter().any(takes)
+        self.rules.deploy.iter().filter(|target| self.is_wanted(target)).any(takes)
     }
 
     fn image(&self, name: &str, image: &config::Image, action: Action, version: &Version) -> Result<PlannedImage> {

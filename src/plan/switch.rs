@@ -82,6 +82,9 @@ impl Builder<'_> {
 
     /// A target with its placeholders, and where it is for people.
     fn target(&self, index: usize, target: &Target) -> Result<Option<(targets::Work, String)>> {
+        if !self.is_wanted(target) {
+            return Ok(None);
+        }
         let auto = |rollback: Option<config::Rollback>| rollback.unwrap_or(config::Rollback::Never);
         let (system, rollback, image, mut texts, place) = match target {
             Target::Kubernetes(kubernetes) => {
@@ -129,6 +132,16 @@ impl Builder<'_> {
         }
         let values = self.values.used_by(texts.iter().map(String::as_str));
         Ok(Some((targets::Work { system, rollback, image, values, aws: self.aws() }, place)))
+    }
+
+    /// Whether anything of this environment runs anywhere.
+    pub(super) fn note_targets(&mut self) {
+        self.plan.has_targets = self.rules.deploy.iter().any(|target| self.is_wanted(target));
+    }
+
+    /// Whether the target's condition is met in this run.
+    pub(super) fn is_wanted(&self, target: &Target) -> bool {
+        target.condition().is_none_or(|condition| self.values.get(&format!("var.{}", condition.var)).is_some_and(|value| !value.is_empty()))
     }
 
     /// A placeholder without a value is known before anything is built. Images get theirs later.

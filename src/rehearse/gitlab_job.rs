@@ -63,7 +63,8 @@ fn about(rehearsal: &Rehearsal) -> Vec<(&'static str, String)> {
     };
     match rehearsal {
         Rehearsal::Merge => vec![("CI_PIPELINE_SOURCE", "push".into()), ("CI_COMMIT_BRANCH", "main".into())],
-        Rehearsal::Release => vec![("CI_PIPELINE_SOURCE", "push".into()), ("CI_COMMIT_TAG", "v1.0.0".into())],
+        Rehearsal::Release { tag } => vec![("CI_PIPELINE_SOURCE", "push".into()), ("CI_COMMIT_TAG", tag.clone())],
+        Rehearsal::Push { branch } => vec![("CI_PIPELINE_SOURCE", "push".into()), ("CI_COMMIT_BRANCH", branch.clone())],
         Rehearsal::PrOpened => merge_request(),
         Rehearsal::PrClosed => {
             let mut about = merge_request();

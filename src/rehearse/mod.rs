@@ -49,8 +49,17 @@ const FOREIGN: [&str; 9] = ["GITHUB_", "GITLAB_", "ACTIONS_", "RUNNER_", "INPUT_
 pub enum Rehearsal {
     /// A merge to the default branch
     Merge,
-    /// A published release of the merged commit
-    Release,
+    /// A push to another branch
+    Push {
+        /// The branch
+        branch: String,
+    },
+    /// A published release of the merged commit, or a pushed tag
+    Release {
+        /// The tag
+        #[arg(default_value = "v1.0.0")]
+        tag: String,
+    },
     /// A pull request is opened
     PrOpened,
     /// A pull request is closed
@@ -81,7 +90,7 @@ pub async fn rehearse(world: &World, file: Option<&Path>, ci: Option<Host>, rehe
     if !stage.has_engine {
         console.line("  there is no Docker engine here: a stand-in takes its place and pushes a tiny image");
     }
-    if matches!(rehearsal, Rehearsal::Release | Rehearsal::Deploy { .. }) {
+    if matches!(rehearsal, Rehearsal::Release { .. } | Rehearsal::Deploy { .. }) {
         // The commit was merged before, out of sight: a release then finds the image that the merge built.
         let silent = Console::to(Style::Plain, false, Arc::new(Mutex::new(std::io::sink())));
         stage.play(&loaded, &Rehearsal::Merge, silent).await.ok();
@@ -98,7 +107,8 @@ pub async fn rehearse(world: &World, file: Option<&Path>, ci: Option<Host>, rehe
 fn name(rehearsal: &Rehearsal) -> String {
     match rehearsal {
         Rehearsal::Merge => "a merge".into(),
-        Rehearsal::Release => "a release".into(),
+        Rehearsal::Push { branch } => format!("a push to {branch}"),
+        Rehearsal::Release { tag } => format!("the release {tag}"),
         Rehearsal::PrOpened => "an opened pull request".into(),
         Rehearsal::PrClosed => "a closed pull request".into(),
         Rehearsal::Deploy { environment, version } => format!("the deploy of {version} to {environment}"),
@@ -141,7 +151,7 @@ impl<'a> Stage<'a> {
         let (event, payload, request) = self.event(rehearsal);
         let path = self.folder.path().join("event.json");
         std::fs::write(&path, payload.to_string()).map_err(|error| Error::new(Reason::Internal, format!("no event file: {error}")))?;
-        let vars = self.vars(&loaded.config, event, &path);
+        let vars = self.vars(&loaded.config, (event, rehearsal), &path);
         let vars =
             if self.host == Host::GitLab { gitlab_job::of(&self.sandbox, &self.repository, &self.sha, rehearsal, vars) } else { vars };
         let world = World {
@@ -172,17 +182,16 @@ impl<'a> Stage<'a> {
             })
         };
         match rehearsal {
-            Rehearsal::Merge => {
+            Rehearsal::Merge | Rehearsal::Push { .. } => {
                 let payload = json!({
-                    "ref": "refs/heads/main", "before": pretend_sha("before"), "after": self.sha, "created": false, "deleted": false,
+                    "ref": format!("refs/heads/{}", branch_of(rehearsal)), "before": pretend_sha("before"), "after": self.sha, "created": false, "deleted": false,
                     "forced": false, "head_commit": {"id": self.sha}, "repository": repository, "sender": sender,
                 });
                 ("push", payload, Request::Event)
             }
-            Rehearsal::Release => {
-                self.sandbox.with(|outside| outside.github.tags = vec![("v1.0.0".into(), self.sha.clone())]);
-                let release =
-                    json!({"tag_name": "v1.0.0", "target_commitish": "main", "draft": false, "prerelease": false, "author": sender});
+            Rehearsal::Release { tag } => {
+                self.sandbox.with(|outside| outside.github.tags = vec![(tag.clone(), self.sha.clone())]);
+                let release = json!({"tag_name": tag, "target_commitish": "main", "draft": false, "prerelease": false, "author": sender});
                 ("release", json!({"action": "published", "release": release, "repository": repository, "sender": sender}), Request::Event)
             }
             Rehearsal::PrOpened => ("pull_request", pull("opened", false), Request::Event),
@@ -199,11 +208,16 @@ impl<'a> Stage<'a> {
     }
 
     /// The variables of a GitHub job whose every address is the sandbox.
-    fn vars(&self, config: &Config, event: &str, path: &Path) -> Vars {
+    fn vars(&self, config: &Config, (event, rehearsal): (&str, &Rehearsal), path: &Path) -> Vars {
         let own = |(name, _): &(&str, &str)| !FOREIGN.iter().any(|foreign| name.starts_with(foreign)) && !name.ends_with("_TOKEN");
         let kept = self.world.vars.starting_with("").filter(own).map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut vars: Vars = kept.collect();
-        let tag = if event == "release" { "refs/tags/v1.0.0" } else { "refs/heads/main" };
+        let reference = match rehearsal {
+            Rehearsal::Release { tag } => format!("refs/tags/{tag}"),
+            Rehearsal::Merge | Rehearsal::Push { .. } | Rehearsal::PrOpened | Rehearsal::PrClosed | Rehearsal::Deploy { .. } => {
+                format!("refs/heads/{}", branch_of(rehearsal))
+            }
+        };
         let hosts: Vec<String> =
             config.images.values().filter_map(|image| Some(crate::registry::Repository::parse(&image.repository).ok()?.host)).collect();
         let endpoints: Vec<String> = hosts.iter().map(|host| format!("{host}=http://{}", self.sandbox.address)).collect();
@@ -216,7 +230,7 @@ impl<'a> Stage<'a> {
             ("GITHUB_EVENT_PATH", shown),
             ("GITHUB_REPOSITORY", self.repository.clone()),
             ("GITHUB_SHA", self.sha.clone()),
-            ("GITHUB_REF", tag.to_owned()),
+            ("GITHUB_REF", reference),
             ("GITHUB_ACTOR", "octocat".to_owned()),
             ("GITHUB_SERVER_URL", "https://github.com".to_owned()),
             ("GITHUB_API_URL", self.sandbox.url("github")),
@@ -288,6 +302,14 @@ fn pretend_secret(config: &Config, secret: &str) -> Option<&'static str> {
             (_, _) => None,
         }
     })
+}
+
+/// The branch that a rehearsal is about.
+fn branch_of(rehearsal: &Rehearsal) -> &str {
+    match rehearsal {
+        Rehearsal::Push { branch } => branch,
+        Rehearsal::Merge | Rehearsal::Release { .. } | Rehearsal::PrOpened | Rehearsal::PrClosed | Rehearsal::Deploy { .. } => "main",
+    }
 }
 
 /// A commit id that looks real and is always the same.

@@ -73,6 +73,7 @@ async fn look(site: &Site<'_>, values: &Values, proof: &Proof) -> Result<Seen> {
 async fn at_address(site: &Site<'_>, values: &Values, proof: &HttpProof) -> Result<Seen> {
     let fill = |text: &str| values.fill(text).map_err(|why| unfilled(site.step, why));
     let (url, wanted) = (fill(&proof.url)?, fill(&proof.contains)?);
+    safe(&url, &shown(&url))?;
     if site.world.rehearsal {
         return Ok(Seen::Yes(format!("{} would be asked for {wanted}", shown(&url))));
     }
@@ -118,6 +119,15 @@ async fn of_program(site: &Site<'_>, values: &Values, proof: &CommandProof) -> R
         End::Exited(status) => Seen::No(format!("`{shown}` ended with {status}")),
         End::TimedOut | End::Cancelled => Seen::No(format!("`{shown}` did not end within {}", humantime::format_duration(LOOK_LIMIT))),
     })
+}
+
+/// Refuses an address that others could read or change on the way.
+pub fn safe(url: &str, name: &str) -> Result<()> {
+    if url.starts_with("https://") || (url.starts_with("http://") && crate::config::is_loopback(url)) {
+        return Ok(());
+    }
+    Err(Error::new(Reason::InputInvalid, format!("{name} is no https:// address"))
+        .hint("without TLS everybody on the way can read and change it"))
 }
 
 /// An address without what may be secret in it.

@@ -92,6 +92,48 @@ fn a_gitlab_project_works_without_an_edit_and_is_known_by_its_remote() {
     assert!(err.contains("as a GitLab job") && err.contains("merge request !12"), "{err}");
 }
 
+/// Every event that a preset handles, played without an edit: what it leads to, and what the log must say.
+#[test]
+fn the_founding_presets_play_every_event_they_handle() {
+    let away = [("DOCKER_HOST", "unix:///nowhere.sock"), ("TRIGGER_AWX", "yes"), ("AWX_DEV_JOB_NAME", "User (Ada) Stack")];
+    let fragalysis: &[(&[&str], &[&str])] = &[
+        (&["merge"], &["Staging Fragalysis Stack (Version Change)", "User (Ada) Stack", "latest →", "runs on staging"]),
+        (&["release", "1.10"], &["Production Fragalysis Stack (Version Change)", "stable →", "1.10 runs on production"]),
+        (&["release", "2023.11.1-1"], &["2023.11.1-1 is built and tagged for tagged"]),
+    ];
+    let jincor: &[(&[&str], &[&str])] = &[
+        (
+            &["merge"],
+            &["swarm ssh://deploy@swarm.example.com: app_web  (rollback: auto", "app_web: 2 of 2 tasks run sha256:", "production →"],
+        ),
+        (&["push", "develop"], &["would POST", "https://swarm-stage.example.com/autodock/v1/", "runs on stage"]),
+        (&["push", "feature/x"], &["is built and tagged for dev", "dev-"]),
+    ];
+    for (preset, events) in [("fragalysis", fragalysis), ("jincor", jincor)] {
+        for ci in ["github", "gitlab"] {
+            let folder = project("https://github.com/acme/shop.git");
+            let pin: &[&str] = if ci == "github" { &["--pin", PIN] } else { &[] };
+            let (code, _, err) =
+                tidegate(folder.path(), &[&["init", "--preset", preset, "--ci", ci, "--branch", "main"], pin].concat(), &[]);
+            assert_eq!(code, 0, "{err}");
+            let (code, _, err) = tidegate(folder.path(), &["check"], &[]);
+            assert_eq!(code, 0, "{preset}: {err}");
+            for (event, words) in events {
+                let (code, _, err) = tidegate(folder.path(), &[&["rehearse"], *event].concat(), &away);
+                assert!(code == 0 && !err.contains("warning:"), "{preset} on {ci}, {event:?}: {code} {err}");
+                for word in *words {
+                    assert!(err.contains(word), "{preset} on {ci}, {event:?} lacks {word:?}: {err}");
+                }
+            }
+        }
+    }
+    // With nothing set, nothing is launched.
+    let folder = project("https://github.com/acme/shop.git");
+    assert_eq!(tidegate(folder.path(), &["init", "--preset", "fragalysis", "--pin", PIN, "--branch", "main"], &[]).0, 0);
+    let (code, _, err) = tidegate(folder.path(), &["rehearse", "merge"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);
+    assert!(code == 0 && err.contains("is built and tagged for staging") && !err.contains("awx"), "{err}");
+}
+
 #[test]
 fn nothing_is_overwritten_without_consent() {
     let folder = project("https://github.com/acme/shop.git");
