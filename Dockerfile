@@ -48,7 +48,7 @@ RUN apt-get update; \
         apt-get install -y --no-install-recommends ca-certificates postgresql-common; \
         /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y; \
     fi; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends busybox-static ca-certificates git postgresql-client tzdata; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends busybox-static ca-certificates git openssh-client postgresql-client tzdata; \
     rm -rf /var/lib/apt/lists/*
 
 # One folder for programs and one for libraries, with the old names as links, as the distribution has it.
@@ -71,9 +71,9 @@ RUN cp /usr/bin/busybox /rootfs/usr/bin/; \
     do grep -Fqx -- "$applet" /applets; ln -s busybox "/rootfs/usr/bin/$applet"; done
 
 # Git without its helper programs: tidegate reads a checkout and never fetches, and HTTPS would add a quarter to the image.
-# The PostgreSQL programs themselves: what stands in /usr/bin is a wrapper in Perl.
-RUN cp /usr/bin/git /usr/lib/postgresql/*/bin/{pg_dump,pg_restore,psql} /rootfs/usr/bin/; \
-    ldd /rootfs/usr/bin/{git,pg_dump,pg_restore,psql} | grep -o '/[^ :]*\.so[^ :]*' | sort -u >/libraries; \
+# The PostgreSQL programs themselves: what stands in /usr/bin is a wrapper in Perl. ssh is the way to a swarm's manager.
+RUN cp /usr/bin/git /usr/bin/ssh /usr/lib/postgresql/*/bin/{pg_dump,pg_restore,psql} /rootfs/usr/bin/; \
+    ldd /rootfs/usr/bin/{git,ssh,pg_dump,pg_restore,psql} | grep -o '/[^ :]*\.so[^ :]*' | sort -u >/libraries; \
     xargs -a /libraries cp -L --parents -t /rootfs
 
 # The roots where TLS libraries look for them, zones for freezes, names resolved by files and DNS alone.
@@ -87,7 +87,7 @@ RUN cp -L /etc/ssl/certs/ca-certificates.crt /rootfs/etc/ssl/certs/; \
 
 # Each package that something was taken from leaves its licence, and its record for scanners of vulnerabilities.
 RUN xargs -a /libraries realpath >/taken; \
-    printf '%s\n' /usr/bin/busybox /usr/bin/git /usr/lib/postgresql/*/bin/psql >>/taken; \
+    printf '%s\n' /usr/bin/busybox /usr/bin/git /usr/bin/ssh /usr/lib/postgresql/*/bin/psql >>/taken; \
     xargs -a /taken dpkg-query -S | cut -d: -f1 >/packages; \
     printf '%s\n' ca-certificates tzdata >>/packages; \
     sort -u /packages | while read -r package; do \
@@ -102,7 +102,7 @@ COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/tidegate/
 COPY --from=build /tidegate /usr/local/bin/tidegate
 ENV PATH=/usr/local/bin:/usr/bin
 # A program that does not start here is not published.
-RUN tidegate --version && git --version && pg_dump --version && pg_restore --version && psql --version
+RUN tidegate --version && git --version && ssh -V && pg_dump --version && pg_restore --version && psql --version
 # Root, for GitHub mounts the workspace and its command files with an owner the image cannot know: no USER here.
 ENTRYPOINT ["/usr/local/bin/tidegate"]
 # Last, so that a new revision changes no layer.

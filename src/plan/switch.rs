@@ -117,7 +117,7 @@ impl Builder<'_> {
             Target::Webhook(webhook) => {
                 let texts = every_text(webhook.as_ref());
                 let place = match &webhook.url {
-                    TextOrSecret::Text(url) => targets::proof::shown(url),
+                    TextOrSecret::Text(url) => targets::proof::shown(&self.values.fill(url).unwrap_or_else(|_later| url.clone())),
                     TextOrSecret::Secret(secret) => format!("the address in {}", secret.env),
                 };
                 (System::Webhook(webhook.clone()), config::Rollback::Never, None, texts, place)

@@ -239,3 +239,60 @@ fn engines_are_reached_safely_or_not_at_all() {
         assert!(!ran.err.contains("user:pass"), "{}", ran.err);
     }
 }
+
+/// An engine that only lets in whom its authority knows.
+#[test]
+fn an_engine_behind_tls_wants_our_certificate() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::rustls::server::WebPkiClientVerifier;
+    use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+    let mut world = swarm(SwarmMood::Honest, ", tls: {ca: {env: SWARM_CA}, cert: {env: SWARM_CERT}, key: {env: SWARM_TLS_KEY}}");
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let signed = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        (CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap(), key)
+    };
+    let ((server, server_key), (client, client_key)) = (signed("localhost"), signed("tidegate"));
+    let provider = std::sync::Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+    let config =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_client_cert_verifier(verifier);
+    let config = config.with_single_cert(vec![server.der().clone()], PrivateKeyDer::try_from(server_key.serialize_der()).unwrap()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let inner = world.sandbox.address.clone();
+    let port = world.runtime().block_on(async move {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((outer, _)) = listener.accept().await {
+                let (acceptor, inner) = (acceptor.clone(), inner.clone());
+                tokio::spawn(async move {
+                    let Ok(mut outer) = acceptor.accept(outer).await else { return };
+                    let Ok(mut inner) = tokio::net::TcpStream::connect(inner).await else { return };
+                    let _closed = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+                });
+            }
+        });
+        port
+    });
+    let address = world.sandbox.address.clone();
+    world.configure(&format!("tcp://{address}\", services"), &format!("tcp://localhost:{port}\", services"));
+    world.commit("tls");
+    world.var("SWARM_CA", authority.pem()).var("SWARM_CERT", client.pem()).var("SWARM_TLS_KEY", client_key.serialize_pem());
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("2 of 2 tasks run sha256:"), "{}", ran.err);
+    // Somebody else's certificate is not let in.
+    let stranger = CertificateParams::new(vec!["x".to_owned()]).unwrap();
+    let key = KeyPair::generate().unwrap();
+    world.var("SWARM_CERT", stranger.self_signed(&key).unwrap().pem()).var("SWARM_TLS_KEY", key.serialize_pem());
+    world.write("app", "two\n");
+    world.commit("two");
+    let ran = world.pushed().run(&["run"]);
+    assert!(ran.code == 1 && ran.err.contains(&format!("tcp://localhost:{port}")), "{}", ran.err);
+}

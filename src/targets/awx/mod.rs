@@ -58,7 +58,7 @@ pub async fn look(site: &Site<'_>, work: &Work, awx: &Awx) -> Result<String> {
     let values = super::with_images(&work.values, site.images.keys().map(|name| (name.as_str(), String::new(), String::new())));
     let launch = Launch { values, ..Launch::new(site, work, awx)? };
     let before = launch.read().await?;
-    Ok(format!("the AWX {} template {} (number {}) takes what it would be given", launch.paths.word, awx.template, before.template))
+    Ok(format!("the AWX {} template {} (number {}) takes what it would be given", launch.paths.word, launch.template, before.template))
 }
 
 /// What AWX made of a launch. A job template that is sliced becomes a workflow.
@@ -96,6 +96,8 @@ struct Launch<'a> {
     values: Values,
     api: Api,
     paths: Paths,
+    /// The template's name or number, with its placeholders filled.
+    template: NameOrId,
 }
 
 /// What is launched, and what there was before.
@@ -112,6 +114,7 @@ struct Job<'a> {
     awx: &'a Awx,
     api: &'a Api,
     paths: Paths,
+    template: &'a NameOrId,
     launched: Launched,
 }
 
@@ -122,7 +125,7 @@ impl Life for Launch<'_> {
     async fn read(&self) -> Result<Before> {
         let request = self.request().await?;
         let organization = self.optional(self.awx.organization.as_deref())?;
-        let template = self.api.id_of(self.paths.templates, &self.name(&self.awx.template)?, organization.as_deref()).await?;
+        let template = self.api.id_of(self.paths.templates, &self.template, organization.as_deref()).await?;
         let path = format!("/api/v2/{}/{template}/launch/", self.paths.templates);
         let asks = self.api.get(&path).await?;
         self.preflight(template, &asks, &request).await?;
@@ -183,11 +186,12 @@ impl<'a> Launch<'a> {
     fn new(site: &'a Site<'a>, work: &Work, awx: &'a Awx) -> Result<Self> {
         let values = site.values(work);
         let api = Api::open(site, &values, awx)?;
-        Ok(Self { site, awx, values, api, paths: Paths::of(awx.kind) })
+        let template = named(&values, site, &awx.template)?;
+        Ok(Self { site, awx, values, api, paths: Paths::of(awx.kind), template })
     }
 
     fn job(&self, launched: Launched) -> Job<'_> {
-        Job { site: self.site, awx: self.awx, api: &self.api, paths: Paths::of(launched.kind), launched }
+        Job { site: self.site, awx: self.awx, api: &self.api, paths: Paths::of(launched.kind), template: &self.template, launched }
     }
 
     fn fill(&self, text: &str) -> Result<String> {
@@ -199,10 +203,7 @@ impl<'a> Launch<'a> {
     }
 
     fn name(&self, name: &NameOrId) -> Result<NameOrId> {
-        Ok(match name {
-            NameOrId::Id(id) => NameOrId::Id(*id),
-            NameOrId::Name(name) => NameOrId::Name(self.fill(name)?),
-        })
+        named(&self.values, self.site, name)
     }
 
     /// What is sent: only what the configuration names, so that the template's own settings stay.
@@ -246,7 +247,7 @@ impl<'a> Launch<'a> {
 
     /// AWX drops what a template does not ask for, and deploys the old version without a word: refused before it is launched.
     async fn preflight(&self, template: u64, asks: &Answer, request: &Map<String, Value>) -> Result<()> {
-        let name = format!("the AWX {} template {}", self.paths.word, self.awx.template);
+        let name = format!("the AWX {} template {}", self.paths.word, self.template);
         let mut dropped: Vec<String> = Vec::new();
         for (field, prompt) in PROMPTS {
             if request.contains_key(field) && !asks.is(prompt) {
@@ -360,6 +361,13 @@ impl<'a> Launch<'a> {
     }
 }
 
+fn named(values: &Values, site: &Site<'_>, name: &NameOrId) -> Result<NameOrId> {
+    Ok(match name {
+        NameOrId::Id(id) => NameOrId::Id(*id),
+        NameOrId::Name(name) => NameOrId::Name(values.fill(name).map_err(|why| unfilled(site.step, why))?),
+    })
+}
+
 /// What AWX was sent and did not take.
 fn ignored(answer: &Answer) -> Vec<String> {
     let fields = answer.body.get("ignored_fields").and_then(Value::as_object).into_iter().flatten();
@@ -393,7 +401,7 @@ impl Job<'_> {
     }
 
     fn success(&self) -> Settled {
-        Settled::deployed(format!("AWX {} of {} ended successful", self.launched, self.awx.template), Some(self.page()))
+        Settled::deployed(format!("AWX {} of {} ended successful", self.launched, self.template), Some(self.page()))
     }
 
     fn page(&self) -> String {
@@ -500,7 +508,7 @@ impl Job<'_> {
             "canceled" => "was canceled in AWX".to_owned(),
             other => format!("ended {other}"),
         };
-        let sentence = format!("AWX {} of {} {what}{why}", self.launched, self.awx.template);
+        let sentence = format!("AWX {} of {} {what}{why}", self.launched, self.template);
         Err(Error::new(Reason::TargetFailed, sentence).detail(self.tail(heard)).hint(format!("see {}", self.page())))
     }
 
