@@ -1,24 +1,20 @@
 //! AWX: launches a job or workflow template once, follows it to its end, and takes its word only for what it was told to do.
 
 use super::{Life, Settled, Site, Work, live, unfilled};
-use crate::config::{Awx, AwxKind, NameOrId, OnCancel, Output, Rollback, secret_of, template::Values};
+use crate::config::{Awx, AwxKind, NameOrId, OnCancel, Rollback, secret_of, template::Values};
 use crate::error::{Error, Reason, Result};
-use crate::tools::wait::{Backoff, spoken};
 use crate::world::World;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 mod api;
+mod job;
 mod output;
 
 use api::{Answer, Api, Paths};
-use output::Heard;
+use job::Job;
 
-/// How long the last lines may lag behind the end of a job.
-const LAST_LINES: Duration = Duration::from_secs(15);
-/// How many answers in a row may be lost while a job is followed.
-const PATIENCE: u32 = 20;
 /// The prompts that a template must have for what is sent, as AWX names them: field, prompt.
 const PROMPTS: [(&str, &str); 7] = [
     ("limit", "ask_limit_on_launch"),
@@ -106,16 +102,6 @@ struct Before {
     request: Map<String, Value>,
     /// The number of the template's newest job.
     newest: u64,
-}
-
-/// A job that was launched.
-struct Job<'a> {
-    site: &'a Site<'a>,
-    awx: &'a Awx,
-    api: &'a Api,
-    paths: Paths,
-    template: &'a NameOrId,
-    launched: Launched,
 }
 
 impl Life for Launch<'_> {
@@ -393,151 +379,6 @@ fn differences(job: &Value, wanted: &Value) -> Vec<String> {
         there != Some(value) && there.and_then(Value::as_str) != Some("$encrypted$")
     };
     wanted.filter(|(name, value)| other(name, value)).map(|(name, _)| name.clone()).collect()
-}
-
-impl Job<'_> {
-    async fn read(&self) -> Result<Answer> {
-        self.api.get(&format!("/api/v2/{}/{}/", self.paths.jobs, self.launched.id)).await
-    }
-
-    fn success(&self) -> Settled {
-        Settled::deployed(format!("AWX {} of {} ended successful", self.launched, self.template), Some(self.page()))
-    }
-
-    fn page(&self) -> String {
-        self.paths.page(&self.api.host, self.launched.id)
-    }
-
-    /// Follows it to its end, or to the deadline.
-    async fn follow(&self) -> Result<Answer> {
-        let clock = &self.site.world.clock;
-        let (begun, deadline) = (clock.now(), clock.now().saturating_add(self.awx.timeout.0));
-        let (mut heard, mut said, mut lost) = (Heard::default(), String::new(), 0);
-        let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-        loop {
-            let looked = async {
-                let answer = self.read().await?;
-                let news = heard.more(self).await?;
-                Ok::<_, Error>((answer, news))
-            };
-            let looked = tokio::select! {
-                looked = looked => looked,
-                () = self.site.world.cancel.cancelled() => return Err(self.cancelled(&said)),
-            };
-            match looked {
-                Ok((answer, news)) => {
-                    lost = 0;
-                    let state = answer.text("/status").unwrap_or_default().to_owned();
-                    if is_over(&state) {
-                        self.rest(&mut heard).await;
-                        return self.judge(answer, &state, &heard);
-                    }
-                    if state != said {
-                        self.site.say(&format!("AWX {}: {state}", self.launched));
-                        said = state;
-                    }
-                    if news {
-                        pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-                    }
-                }
-                Err(error) if matches!(error.reason, Reason::TargetFailed) && lost < PATIENCE => {
-                    lost += 1;
-                    self.site.say(&format!("{}; asking again", error.sentence));
-                }
-                Err(error) => return Err(error),
-            }
-            let left = deadline.saturating_sub(clock.now());
-            if left.is_zero() {
-                return Err(self.timed_out(&said, clock.now().saturating_sub(begun), &heard));
-            }
-            tokio::select! {
-                () = clock.sleep(pauses.pause().min(left)) => {}
-                () = self.site.world.cancel.cancelled() => return Err(self.cancelled(&said)),
-            }
-        }
-    }
-
-    fn cancelled(&self, state: &str) -> Error {
-        Error::new(Reason::Cancelled, format!("cancelled while AWX {} was {state}", self.launched))
-    }
-
-    fn timed_out(&self, state: &str, waited: Duration, heard: &Heard) -> Error {
-        let what = format!("AWX {} is still {state} after {}", self.launched, spoken(waited));
-        let hint = match state {
-            "new" | "pending" | "waiting" => "has AWX capacity, and does another job of the template or project run?",
-            _running => "look at the job; `timeout:` says how long it may take",
-        };
-        Error::new(Reason::TargetTimeout, what).detail(self.tail(heard)).hint(hint)
-    }
-
-    /// The last lines: they lag behind the end, and after an error they may never come.
-    async fn rest(&self, heard: &mut Heard) {
-        let clock = &self.site.world.clock;
-        let until = clock.now().saturating_add(LAST_LINES);
-        loop {
-            // A workflow has no lines of its own.
-            let complete =
-                self.launched.kind == AwxKind::Workflow || self.read().await.is_ok_and(|answer| answer.is("event_processing_finished"));
-            let Ok(news) = heard.more(self).await else { return };
-            if (complete && !news) || clock.now() >= until || self.site.world.cancel.is_cancelled() {
-                return;
-            }
-            if !news {
-                clock.sleep(Duration::from_millis(500)).await;
-            }
-        }
-    }
-
-    fn tail(&self, heard: &Heard) -> Vec<String> {
-        if heard.tail.is_empty() || self.awx.output == Output::Hide {
-            return Vec::new();
-        }
-        std::iter::once("last lines of the job:".to_owned()).chain(heard.tail.iter().map(|line| format!("  {line}"))).collect()
-    }
-
-    fn judge(&self, answer: Answer, state: &str, heard: &Heard) -> Result<Answer> {
-        if state == "successful" && !answer.is("failed") {
-            return Ok(answer);
-        }
-        let why = ["/job_explanation", "/result_traceback"].into_iter().filter_map(|pointer| answer.text(pointer));
-        let why = why.map(str::trim).find(|text| !text.is_empty());
-        let fatal = heard.tail.iter().rev().find(|line| line.starts_with("fatal:")).filter(|_| self.awx.output == Output::Show);
-        let why = why.map(|text| text.lines().last().unwrap_or(text).to_owned()).or_else(|| fatal.cloned());
-        let why = why.map(|why| format!(": {}", crate::forge::github::cut(&why, 300))).unwrap_or_default();
-        let what = match state {
-            "canceled" => "was canceled in AWX".to_owned(),
-            other => format!("ended {other}"),
-        };
-        let sentence = format!("AWX {} of {} {what}{why}", self.launched, self.template);
-        Err(Error::new(Reason::TargetFailed, sentence).detail(self.tail(heard)).hint(format!("see {}", self.page())))
-    }
-
-    /// A job that went well with other values has deployed something else.
-    fn did_what_was_asked(&self, answer: &Answer, request: &Map<String, Value>) -> Result<()> {
-        let wanted = request.get("extra_vars").cloned().unwrap_or_else(|| json!({}));
-        let other = differences(&answer.body, &wanted);
-        if other.is_empty() {
-            return Ok(());
-        }
-        let sentence = format!("AWX {} ended successful, but not with the values it was given: {}", self.launched, other.join(", "));
-        Err(Error::new(Reason::TargetWrongDigest, sentence).hint("does the template or its survey set these variables itself?"))
-    }
-
-    /// Asks AWX to cancel it; what came of that.
-    async fn cancel(&self) -> String {
-        let what = format!("AWX {}", self.launched);
-        let path = format!("/api/v2/{}/{}/cancel/", self.paths.jobs, self.launched.id);
-        match self.api.once(Method::POST, &path, None).await {
-            Ok(answer) if answer.status.is_success() => format!("{what} is being canceled"),
-            Ok(answer) if answer.status.as_u16() == 405 => format!("{what} had ended already"),
-            Ok(answer) => format!("{what} could not be canceled and may go on: {}", answer.words()),
-            Err(error) => format!("{what} could not be canceled and may go on: {}", error.sentence),
-        }
-    }
-}
-
-fn is_over(state: &str) -> bool {
-    matches!(state, "successful" | "failed" | "error" | "canceled")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a job says while it runs: its lines in their order, or the nodes of a workflow.
 
-use super::Job;
+use super::job::Job;
 use crate::config::{AwxKind, Output};
 use crate::error::Result;
 use serde_json::Value;
