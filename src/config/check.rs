@@ -132,6 +132,7 @@ impl Checker<'_> {
                 self.drain(&format!("{path}.gates[{index}].drain"), drain);
             }
         }
+        self.manifests_apart(&format!("{path}.deploy"), &rules.deploy);
         for (index, target) in rules.deploy.iter().enumerate() {
             self.target(&format!("{path}.deploy[{index}]"), target);
         }

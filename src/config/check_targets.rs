@@ -4,13 +4,30 @@ use super::check::Checker;
 use super::problem::did_you_mean;
 use super::template;
 use super::{
-    Awx, CommandRun, Condition, Environment, GitopsEdit, Kubernetes, KubernetesJob, Login, Migrate, Proof, Runner, SecretName, Swarm,
-    Target, TextOrSecret, Webhook, WebhookAuth,
+    Awx, CommandRun, Condition, Environment, GitopsEdit, JobType, Kubernetes, KubernetesJob, Login, Migrate, Proof, Restart, Runner,
+    SecretName, Span, Swarm, Target, TextOrSecret, Webhook, WebhookAuth,
 };
 use crate::targets::kubernetes::{Workload, is_dns_label};
 use serde_json::Value;
 
 impl Checker<'_> {
+    /// Two inventories in one namespace would delete each other's objects.
+    pub(super) fn manifests_apart(&mut self, path: &str, targets: &[Target]) {
+        let mut seen: Vec<(&Option<String>, &Option<String>, &str)> = Vec::new();
+        for (index, target) in targets.iter().enumerate() {
+            let Target::Kubernetes(kubernetes) = target else { continue };
+            let place = (&kubernetes.context, &kubernetes.cluster, kubernetes.namespace.as_str());
+            if kubernetes.apply.is_empty() {
+                continue;
+            }
+            if seen.contains(&place) {
+                let hint = "name all manifests in one target's `apply`; the others name their workloads and images only";
+                self.report(&format!("{path}[{index}].kubernetes.apply"), "another target applies manifests in this namespace", hint);
+            }
+            seen.push(place);
+        }
+    }
+
     pub(super) fn target(&mut self, path: &str, target: &Target) {
         if let Some(condition) = target.condition() {
             self.variable_named(&format!("{path}.{}.if.var", target.name()), &condition.var);
@@ -58,6 +75,17 @@ impl Checker<'_> {
             let at = format!("{path}.apply[{index}]");
             self.placeholders(&at, glob);
             self.inside(&at, glob);
+        }
+        self.timeout(path, target.timeout);
+        if target.restart != Restart::Never && target.gitops.is_some() {
+            self.report(&format!("{path}.restart"), "with `gitops` nothing is restarted from here", "remove it");
+        }
+        if target.restart == Restart::WhenUnchanged && !target.apply.is_empty() {
+            self.report(
+                &format!("{path}.restart"),
+                "with `apply` it is not known beforehand whether something changes",
+                "use always or never",
+            );
         }
         if let Some(gitops) = &target.gitops {
             let at = format!("{path}.gitops");
@@ -117,6 +145,20 @@ impl Checker<'_> {
             self.late_placeholders(&format!("{path}.env.{name}"), value);
         }
         self.image_of(path, job.image.as_deref());
+        self.timeout(path, job.timeout);
+        self.marker(path, job.failure_marker.as_deref());
+    }
+
+    fn timeout(&mut self, path: &str, timeout: Span) {
+        if timeout.0.is_zero() {
+            self.report(&format!("{path}.timeout"), "no time at all is never enough", "write a length such as 10m");
+        }
+    }
+
+    fn marker(&mut self, path: &str, marker: Option<&str>) {
+        if let Some(marker) = marker.filter(|marker| marker.trim().is_empty()) {
+            self.report(&format!("{path}.failure-marker"), format!("{marker:?} is in every output"), "write the text that means failure");
+        }
     }
 
     fn namespace(&mut self, path: &str, namespace: &str) {
@@ -159,7 +201,8 @@ impl Checker<'_> {
             let message = format!("{host:?} is not the address of an engine");
             self.report(&format!("{path}.host"), message, "write unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host");
         }
-        if swarm.tls.is_some() && swarm.host.is_some() && !host.starts_with("tcp://") && !host.starts_with('{') {
+        self.timeout(path, swarm.timeout);
+        if swarm.tls.is_some() && !host.starts_with("tcp://") && !host.starts_with('{') {
             self.report(&format!("{path}.tls"), "certificates are for tcp:// only", "remove `tls`, or write the host as tcp://host:2376");
         }
         if swarm.ssh.is_some() && !host.starts_with("ssh://") && !host.starts_with('{') {
@@ -192,6 +235,10 @@ impl Checker<'_> {
 
     fn awx(&mut self, path: &str, awx: &Awx) {
         self.address(&format!("{path}.host"), &awx.host);
+        self.timeout(path, awx.timeout);
+        if awx.job_type == Some(JobType::Check) {
+            self.report(&format!("{path}.job-type"), "a check changes nothing, so nothing is deployed by it", "remove it, or write run");
+        }
         match (&awx.token, &awx.login) {
             (None, None) => self.report(path, "there is no login", "add `token: {env: AWX_TOKEN}`, or `login:` with username and password"),
             (Some(_), Some(_)) => self.report(path, "`token` and `login` both say who we are", "keep one of them"),
@@ -213,7 +260,9 @@ impl Checker<'_> {
             }
         }
         for (name, value) in &awx.extra_vars {
-            self.json(&format!("{path}.extra-vars.{name}"), value);
+            if secret_of(value).is_none() {
+                self.json(&format!("{path}.extra-vars.{name}"), value);
+            }
         }
     }
 
@@ -226,6 +275,10 @@ impl Checker<'_> {
                 self.report(path, "this is read as a number, and versions are text", hint);
             }
             Value::Array(items) => items.iter().enumerate().for_each(|(index, item)| self.json(&format!("{path}[{index}]"), item)),
+            Value::Object(_) if secret_of(value).is_some() => {
+                let hint = "a secret is a whole extra variable of `awx`, or a variable of a command";
+                self.report(path, "a secret cannot stand here: this would be sent as it is written", hint);
+            }
             Value::Object(map) => map.iter().for_each(|(name, item)| self.json(&format!("{path}.{name}"), item)),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
@@ -248,9 +301,8 @@ impl Checker<'_> {
             self.placeholders(&format!("{path}.directory"), folder);
             self.inside(&format!("{path}.directory"), folder);
         }
-        if let Some(marker) = command.failure_marker.as_ref().filter(|marker| marker.trim().is_empty()) {
-            self.report(&format!("{path}.failure-marker"), format!("{marker:?} is in every output"), "write the text that means failure");
-        }
+        self.timeout(path, command.timeout);
+        self.marker(path, command.failure_marker.as_deref());
         if let Some(proof) = &command.proof {
             self.proof(&format!("{path}.proof"), proof);
             if matches!(proof, Proof::Answer(_)) {
@@ -294,6 +346,7 @@ impl Checker<'_> {
             TextOrSecret::Text(url) => self.address(&format!("{path}.url"), url),
             TextOrSecret::Secret(_) => {}
         }
+        self.timeout(path, webhook.timeout);
         if let Some(body) = &webhook.body {
             self.json(&format!("{path}.body"), body);
         }

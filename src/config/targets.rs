@@ -454,6 +454,9 @@ pub struct CommandProof {
     /// The program and its arguments.
     #[schemars(length(min = 1))]
     pub run: Vec<String>,
+    /// Variables of ours that it may see, besides PATH, HOME and the like.
+    #[serde(default)]
+    pub pass: Vec<String>,
     /// The text, as {version} or {digest.web}.
     pub contains: String,
 }

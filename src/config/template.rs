@@ -113,12 +113,13 @@ impl Values {
         while let Some(at) = rest.find('{') {
             let (before, from) = rest.split_at(at);
             filled.push_str(before);
-            let doubled = from.starts_with("{{");
-            let inner = from.trim_start_matches('{');
+            let braces = from.bytes().take(3).take_while(|byte| *byte == b'{').count();
+            let doubled = braces == 2;
+            let inner = from.get(braces..).unwrap_or_default();
             let name: String = inner.chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')).collect();
             let closed = inner.get(name.len()..).is_some_and(|after| after.starts_with(if doubled { "}}" } else { "}" }));
             let width = name.len() + if doubled { 4 } else { 2 };
-            match (closed && from.len() - inner.len() <= 2 && !name.is_empty(), doubled, is_known(&name)) {
+            match (closed && braces <= 2 && !name.is_empty(), doubled, is_known(&name)) {
                 (true, true, true) => filled.push_str(&format!("{{{name}}}")),
                 (true, false, true) => {
                     filled.push_str(self.0.get(&name).ok_or_else(|| format!("{{{name}}} has no value in this run"))?);

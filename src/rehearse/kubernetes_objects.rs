@@ -270,6 +270,6 @@ fn job_pod(job: &Value, name: &str, exit: Option<i32>) -> Value {
             "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": format!("uid-{name}"), "controller": true}],
         },
         "spec": job.pointer("/spec/template/spec"),
-        "status": {"phase": "Running", "containerStatuses": [{"name": "x", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]},
+        "status": {"phase": "Running", "containerStatuses": [{"name": job.pointer("/spec/template/spec/containers/0/name"), "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]},
     })
 }

@@ -102,6 +102,9 @@ fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
         }
         Err(error) => {
             report.verdict = Verdict::of(&error);
+            if report.verdict == Verdict::RolledBack && report.targets.iter().any(|target| target.verdict == Verdict::Deployed) {
+                report.verdict = Verdict::Failed; // one target went back, another one runs the new version
+            }
             report.reason = error.reason;
             report.sentence.clone_from(&error.sentence);
             report.error = Some(error).filter(|error| error.reason.exit_code() != 0);

@@ -1,7 +1,7 @@
 //! A program that deploys: argument list, chosen environment, its exit code, a failure marker, and its whole process group.
 
 use super::{Life, Settled, Site, Work, live, proof, unfilled};
-use crate::config::{CommandRun, Rollback, TextOrSecret, template::Values};
+use crate::config::{CommandRun, Proof, Rollback, TextOrSecret, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::tools::process::{End, Program, Ran};
 use crate::tools::secret::Secret;
@@ -23,8 +23,25 @@ pub fn check(world: &World, folder: &Path, values: &Values, command: &CommandRun
     if !at.is_dir() {
         return Err(Error::new(Reason::ConfigInvalid, format!("there is no folder {}", at.display())).hint("`directory:` of the command"));
     }
-    let Some(program) = command.run.first().and_then(|program| fill(program).ok()) else { return Ok(()) };
-    if find(world, &at, &program).is_none() && !world.rehearsal {
+    let programs = command.run.first().into_iter().chain(command.undo.first());
+    for program in programs.filter_map(|program| fill(program).ok()) {
+        is_there(world, &at, &program)?;
+    }
+    command.proof.as_ref().map_or(Ok(()), |proof| check_proof(world, folder, proof))
+}
+
+/// Refuses a proof whose program is not there.
+pub fn check_proof(world: &World, folder: &Path, proof: &Proof) -> Result<()> {
+    match proof {
+        Proof::Command(command) => {
+            command.run.first().filter(|program| !program.contains('{')).map_or(Ok(()), |program| is_there(world, folder, program))
+        }
+        Proof::Http(_) | Proof::Answer(_) => Ok(()),
+    }
+}
+
+fn is_there(world: &World, at: &Path, program: &str) -> Result<()> {
+    if find(world, at, program).is_none() && !world.rehearsal {
         return Err(Error::new(Reason::ToolMissing, format!("there is no program {program} in {}", at.display())).hint(
             "a path is relative to the command's `directory:`; a bare name is looked for in PATH. Inside the image: build your own FROM it",
         ));
@@ -83,7 +100,7 @@ impl Life for Process<'_> {
         }
         *started = true;
         run(self.site, &self.values, self.command, "run").await?;
-        self.site.memory.note_done().await
+        self.site.note_done().await
     }
 
     async fn settle(&self, _before: &(), _started: &bool) -> Result<Settled> {
@@ -139,8 +156,21 @@ pub async fn run(site: &Site<'_>, values: &Values, command: &CommandRun, source:
 
 /// The child's whole environment: what every program needs, what the configuration passes on or sets, and what this run is about.
 fn environment(site: &Site<'_>, values: &Values, command: &CommandRun) -> Result<Vec<(String, String)>> {
+    let mut environment = surroundings(site, values, &command.pass);
+    for (name, value) in &command.env {
+        let value = match value {
+            TextOrSecret::Text(text) => values.fill(text).map_err(|why| unfilled(site.step, why))?,
+            TextOrSecret::Secret(secret) => super::secret(site.world, &secret.env, name)?.expose().to_owned(),
+        };
+        environment.push((name.clone(), value));
+    }
+    Ok(environment)
+}
+
+/// What every program may see: what it cannot do without, what is passed on by name, and what this run is about.
+pub fn surroundings(site: &Site<'_>, values: &Values, pass: &[String]) -> Vec<(String, String)> {
     let vars = &site.world.vars;
-    let passed = PASSED.into_iter().chain(command.pass.iter().map(String::as_str));
+    let passed = PASSED.into_iter().chain(pass.iter().map(String::as_str));
     let mut environment: Vec<(String, String)> = passed.filter_map(|name| Some((name.to_owned(), vars.get(name)?.to_owned()))).collect();
     for name in ["project", "environment", "version", "tag", "sha", "run_url"] {
         let value = values.get(name).map(str::to_owned);
@@ -150,14 +180,7 @@ fn environment(site: &Site<'_>, values: &Values, command: &CommandRun) -> Result
         let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
         environment.push((format!("TIDEGATE_IMAGE_{plain}"), image.reference()));
     }
-    for (name, value) in &command.env {
-        let value = match value {
-            TextOrSecret::Text(text) => values.fill(text).map_err(|why| unfilled(site.step, why))?,
-            TextOrSecret::Secret(secret) => super::secret(site.world, &secret.env, name)?.expose().to_owned(),
-        };
-        environment.push((name.clone(), value));
-    }
-    Ok(environment)
+    environment
 }
 
 fn judge(program: &str, limit: Duration, marker: Option<&str>, ran: Ran) -> Result<()> {

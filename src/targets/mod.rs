@@ -145,6 +145,30 @@ impl Site<'_> {
         with_images(&work.values, self.images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())))
     }
 
+    /// Writes down what was started. It runs: that this cannot be written down is said, and stops nothing but a lost lease.
+    pub async fn note_started(&self, handle: &str) -> Result<()> {
+        self.noted(self.memory.note_started(handle).await, handle)
+    }
+
+    /// Writes down that it was done to the end.
+    pub async fn note_done(&self) -> Result<()> {
+        self.noted(self.memory.note_done().await, "it was done")
+    }
+
+    fn noted(&self, noted: Result<()>, what: &str) -> Result<()> {
+        match noted {
+            Err(error) if error.reason != Reason::LockLost => {
+                let step = self.step;
+                self.world.console.warning(&format!(
+                    "{step}: it is not written down ({what}): a run that goes on with this one may do it again: {}",
+                    error.sentence
+                ));
+                Ok(())
+            }
+            noted => noted,
+        }
+    }
+
     /// A line about this target.
     pub fn say(&self, text: &str) {
         self.world.console.line(&format!("  {text}"));
@@ -279,7 +303,7 @@ pub fn check(world: &World, folder: &Path, work: &Work) -> Result<()> {
         System::Swarm(swarm) => swarm::check(world, folder, swarm),
         System::Awx(awx) => awx::check(world, awx),
         System::Command(command) => command::check(world, folder, &work.values, command),
-        System::Webhook(webhook) => webhook::check(world, webhook),
+        System::Webhook(webhook) => webhook::check(world, folder, webhook),
     }
 }
 

@@ -86,7 +86,7 @@ async fn at_address(site: &Site<'_>, values: &Values, proof: &HttpProof) -> Resu
     };
     let place = shown(&url);
     Ok(match tokio::time::timeout(LOOK_LIMIT, asked).await {
-        Ok(Ok(body)) if body.contains(&wanted) => Seen::Yes(format!("{place} says {wanted}")),
+        Ok(Ok(body)) if says(&body, &wanted) => Seen::Yes(format!("{place} says {wanted}")),
         Ok(Ok(body)) => Seen::No(format!("{place} does not say {wanted} but {:?}", beginning(&body))),
         Ok(Err(why)) => Seen::No(format!("{place}: {why}")),
         Err(_elapsed) => Seen::No(format!("{place}: no answer within {}", humantime::format_duration(LOOK_LIMIT))),
@@ -109,15 +109,30 @@ async fn of_program(site: &Site<'_>, values: &Values, proof: &CommandProof) -> R
             heard.push('\n');
         }
     };
-    let program = Program { argv: &argv, folder: site.folder, env: None, limit: LOOK_LIMIT, cancel: None, marker: None };
+    let env = Some(super::command::surroundings(site, values, &proof.pass));
+    let program = Program { argv: &argv, folder: site.folder, env, limit: LOOK_LIMIT, cancel: None, marker: None };
     let ran = program.run(&keep).await?;
     let heard = heard.into_inner().unwrap_or_default();
     let shown = argv.first().cloned().unwrap_or_default();
     Ok(match ran.end {
-        End::Exited(status) if status.success() && heard.contains(&wanted) => Seen::Yes(format!("`{shown}` says {wanted}")),
+        End::Exited(status) if status.success() && says(&heard, &wanted) => Seen::Yes(format!("`{shown}` says {wanted}")),
         End::Exited(status) if status.success() => Seen::No(format!("`{shown}` does not say {wanted} but {:?}", beginning(&heard))),
         End::Exited(status) => Seen::No(format!("`{shown}` ended with {status}")),
         End::TimedOut | End::Cancelled => Seen::No(format!("`{shown}` did not end within {}", humantime::format_duration(LOOK_LIMIT))),
+    })
+}
+
+/// Whether a text names something as a whole: 1.4.2 is in v1.4.2 and web-1.4.2, but not in 1.4.20, 1.4.2-rc.1 or 11.4.2.
+pub fn says(text: &str, wanted: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+');
+    let goes_before = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '+');
+    text.match_indices(wanted).any(|(at, _)| {
+        let head = text.get(..at).unwrap_or_default();
+        let unprefixed = head.strip_suffix(['v', 'V']).filter(|rest| !rest.ends_with(goes_before)).unwrap_or(head);
+        let mut after = text.get(at + wanted.len()..).unwrap_or_default().chars();
+        let (next, one_more) = (after.next(), after.next());
+        let goes_on = next.is_some_and(is_part) || (next == Some('.') && one_more.is_some_and(is_part));
+        !goes_on && !unprefixed.ends_with(goes_before)
     })
 }
 
@@ -139,4 +154,20 @@ pub fn shown(url: &str) -> String {
 pub fn beginning(text: &str) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     crate::forge::github::cut(&line, 120)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says;
+
+    #[test]
+    fn a_version_is_named_as_a_whole() {
+        for text in ["1.4.2", "version 1.4.2.", "{\"version\":\"1.4.2\"}", "v1.4.2\n", "web-1.4.2", "1.4.2-rc.1, then 1.4.2"] {
+            assert!(says(text, "1.4.2"), "{text}");
+        }
+        for text in ["1.4.20", "1.4.2-rc.1", "11.4.2", "1.4.2.1", "0.1.4.2", "0.v1.4.2", "dev1.4.2", "1.4.2+b", ""] {
+            assert!(!says(text, "1.4.2"), "{text}");
+        }
+        assert!(says("app@sha256:ab", "sha256:ab") && !says("sha256:abc", "sha256:ab"));
+    }
 }

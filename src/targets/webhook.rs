@@ -22,11 +22,11 @@ const TRIES: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
 /// Refuses a secret that is not there, before anything is built.
-pub fn check(world: &World, webhook: &Webhook) -> Result<()> {
+pub fn check(world: &World, folder: &std::path::Path, webhook: &Webhook) -> Result<()> {
     for name in crate::config::Target::Webhook(Box::new(webhook.clone())).secret_names() {
         super::secret(world, name, "a secret of the webhook")?;
     }
-    Ok(())
+    super::command::check_proof(world, folder, &webhook.proof)
 }
 
 /// Sends the webhook, and waits for its proof.
@@ -90,13 +90,19 @@ impl Life for Call<'_> {
             *started = Some(Sent::Unknown("it was sent by the run before".into()));
             return Ok(());
         }
+        if self.site.memory.started().await.is_some() && !self.knows_ids() {
+            self.site.say("the run before may have sent it, and this receiver knows no ids");
+            *started = Some(Sent::Unknown("it may have been sent by the run before".into()));
+            return Ok(());
+        }
+        self.site.memory.note_started("request").await?; // nothing is sent yet: without a journal it is not
         self.site.say(&format!("POST {place}"));
         let sent = tokio::select! {
             sent = self.send(message, &place) => sent?,
             () = self.site.world.cancel.cancelled() => return Err(Error::new(Reason::Cancelled, format!("cancelled while {place} was asked"))),
         };
         *started = Some(sent);
-        self.site.memory.note_done().await
+        self.site.note_done().await
     }
 
     async fn settle(&self, message: &Message, started: &Option<Sent>) -> Result<Settled> {
@@ -104,7 +110,9 @@ impl Life for Call<'_> {
         if let (Proof::Answer(wanted), false) = (&self.webhook.proof, self.site.world.rehearsal) {
             let wanted = self.values.fill(&wanted.contains).map_err(|why| unfilled(self.site.step, why))?;
             return match started {
-                Some(Sent::Taken(answer)) if answer.contains(&wanted) => Ok(Settled::deployed(format!("{place} answers {wanted}"), None)),
+                Some(Sent::Taken(answer)) if proof::says(answer, &wanted) => {
+                    Ok(Settled::deployed(format!("{place} answers {wanted}"), None))
+                }
                 Some(Sent::Taken(answer)) => {
                     let sentence = format!("{place} said yes, but its answer does not say {wanted}: {:?}", proof::beginning(answer));
                     Err(Error::new(Reason::TargetWrongDigest, sentence))
@@ -161,6 +169,11 @@ impl Call<'_> {
         }
     }
 
+    /// Whether the receiver is known to take each id once: signatures come with that rule.
+    fn knows_ids(&self) -> bool {
+        matches!(self.webhook.auth, Some(WebhookAuth::Hmac(_)))
+    }
+
     /// What a receiver of ours is told.
     fn described(&self, id: &str) -> Value {
         let images: Vec<Value> =
@@ -174,12 +187,15 @@ impl Call<'_> {
 
     /// Sent again only where that cannot do it twice: nothing had arrived, the receiver said so, or it knows the id.
     async fn send(&self, message: &Message, place: &str) -> Result<Sent> {
-        let client = http::client(&self.site.world.vars)?;
-        let knows_ids = matches!(self.webhook.auth, Some(WebhookAuth::Hmac(_)));
+        let client = http::patient_client(&self.site.world.vars)?;
+        let clock = &self.site.world.clock;
+        let deadline = clock.now().saturating_add(self.webhook.timeout.0);
+        let knows_ids = self.knows_ids();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(15));
         let mut last = String::new();
         for attempt in 1..=TRIES {
-            let request = client.post(&message.url).header("content-type", "application/json").body(message.body.clone());
+            let left = clock.real_length(deadline.saturating_sub(clock.now())).max(Duration::from_millis(1));
+            let request = client.post(&message.url).header("content-type", "application/json").body(message.body.clone()).timeout(left);
             let request = self.signed(request, message)?;
             let mut pause = backoff.pause();
             match request.send().await {
@@ -207,6 +223,10 @@ impl Call<'_> {
                         return Ok(Sent::Unknown(format!("the answer was lost ({last})")));
                     }
                 }
+            }
+            if clock.now().saturating_add(pause) >= deadline {
+                let limit = self.webhook.timeout;
+                return Err(Error::new(Reason::TargetTimeout, format!("the webhook was not taken within {limit}: {last}")));
             }
             if attempt < TRIES {
                 self.site.say(&format!("{last}; again in {}", crate::tools::wait::spoken(pause)));

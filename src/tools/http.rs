@@ -17,10 +17,18 @@ const BUNDLES: [&str; 3] = ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "CI_SERVER_TLS_CA_
 /// A client with sane limits, the system's proxies (`HTTPS_PROXY`, `NO_PROXY`) and the certificates of `BUNDLES`.
 /// It follows no redirects: a token must not travel to another host.
 pub fn client(vars: &Vars) -> Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
+    built(vars, reqwest::Client::builder().read_timeout(Duration::from_secs(60)))
+}
+
+/// The same for servers that work before they answer: each request brings its own limit.
+pub fn patient_client(vars: &Vars) -> Result<reqwest::Client> {
+    built(vars, reqwest::Client::builder())
+}
+
+fn built(vars: &Vars, builder: reqwest::ClientBuilder) -> Result<reqwest::Client> {
+    let mut builder = builder
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
-        .read_timeout(Duration::from_secs(60))
         .redirect(reqwest::redirect::Policy::none());
     for Bundle { name, path, pem } in bundles(vars)? {
         let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(name, &path, &error.to_string()))?;

@@ -163,7 +163,7 @@ fn names_are_exact_and_told_apart_by_their_organization() {
 fn everything_that_a_launch_takes_is_sent() {
     let mut world = awx(
         Fate::Successful,
-        ", limit: web, tags: [a, b], skip-tags: [c], inventory: Staging, credentials: [ssh key, 6], scm-branch: \"{branch}\", job-type: check",
+        ", limit: web, tags: [a, b], skip-tags: [c], inventory: Staging, credentials: [ssh key, 6], scm-branch: \"{branch}\", job-type: run",
     );
     world.pushed().run(&["run"]).must(0, "deploy.done");
     let request = world.sandbox.with(|outside| outside.awx.jobs[&42].request.clone());
@@ -174,7 +174,7 @@ fn everything_that_a_launch_takes_is_sent() {
         ("inventory", json!(5)),
         ("credentials", json!([4, 6])),
         ("scm_branch", json!("main")),
-        ("job_type", json!("check")),
+        ("job_type", json!("run")),
     ] {
         assert_eq!(request[field], value, "{field}");
     }
@@ -214,19 +214,41 @@ fn fault(on: &'static str, status: u16, times: usize, after_effect: bool) -> Fau
     Fault { on, times, status, headers: vec![], body: json!({"detail": "Bad Gateway"}), after_effect }
 }
 
-/// The launch was taken and its answer lost; or it never arrived. Either way there is one job.
+/// The launch was taken and its answer lost: that job is followed. Where none comes, none is launched a second time.
 #[test]
 fn a_lost_answer_launches_nothing_twice() {
-    for after_effect in [true, false] {
+    for (after_effect, code, reason) in [(true, 0, "deploy.done"), (false, 1, "target.failed")] {
         let mut world = awx(Fate::Successful, "");
-        world.configure("timeout: 5s", "timeout: 30s");
+        world.configure("timeout: 5s", "timeout: 60s");
         world.commit("patient");
-        world.sandbox.with(|outside| outside.faults.push(fault("POST /awx/api/v2/job_templates/7/launch/", 502, 1, after_effect)));
+        world.sandbox.with(|outside| outside.faults.push(fault("POST /awx/api/v2/job_templates/7/launch/", 502, 9, after_effect)));
         let ran = world.pushed().run(&["run"]);
-        ran.must(0, "deploy.done");
-        assert_eq!(world.sandbox.with(|outside| outside.awx.jobs.len()), 1, "after the effect: {after_effect}");
-        assert!(ran.err.contains("looking whether it was taken"), "{}", ran.err);
+        ran.must(code, reason);
+        assert_eq!(world.sandbox.with(|outside| outside.awx.jobs.len()), usize::from(after_effect));
+        assert!(ran.err.contains("looking whether it was taken") && ran.count("POST /awx") == 1, "{}", ran.err);
     }
+}
+
+/// Killed while it launched: the next run finds the job by what is newer than all before.
+#[test]
+fn a_run_that_is_killed_while_it_launches_leaves_one_job() {
+    let mut world = awx(Fate::Successful, "");
+    world.var("TIDEGATE_LEASE_EXPIRY", "1s");
+    world.sandbox.with(|outside| outside.holds.push("GET /awx/api/v2/jobs/42".into()));
+    let mut run = world.pushed().start(&["run"]);
+    world.until("it was launched", |outside| outside.awx.jobs.len() == 1);
+    // As if the journal had only the intent.
+    world.until("it was written down", |outside| {
+        outside.github.deployments[0].statuses.iter().any(|(_, body)| body.to_string().contains("started job 42"))
+    });
+    run.kill().unwrap();
+    run.wait().unwrap();
+    world.sandbox.with(|outside| outside.github.deployments[0].statuses.retain(|(_, body)| !body.to_string().contains("started job 42")));
+    world.sandbox.open();
+    let ran = world.run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("the run before may have launched it; looking"), "{}", ran.err);
+    assert_eq!(world.sandbox.with(|outside| outside.awx.jobs.len()), 1);
 }
 
 #[test]

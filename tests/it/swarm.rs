@@ -184,10 +184,12 @@ fn configs_and_secrets_get_a_new_name_and_the_old_ones_go() {
     world.var("DB_PASSWORD", "hunter2hunter2");
     world.sandbox.with(|outside| {
         let config = outside.swarm.add_held("configs", "app-config", "b2xk");
-        let secret = outside.swarm.add_held("secrets", "db-password-7", "b2xk");
+        let secret = outside.swarm.add_held("secrets", "db-password", "b2xk");
+        // Somebody else's, although its name looks like one of ours.
+        outside.swarm.add_held("secrets", "db-password-1", "c29tZWJvZHk=");
         outside.swarm.add_service("other", "other:1");
         for (name, list, id, field) in [("demo_web", "Configs", config, "Config"), ("other", "Secrets", secret, "Secret")] {
-            let held = if field == "Config" { "app-config" } else { "db-password-7" };
+            let held = if field == "Config" { "app-config" } else { "db-password" };
             let entry = json!([{"File": {"Name": "target", "Mode": 292}, format!("{field}ID"): id, format!("{field}Name"): held}]);
             outside.swarm.services.get_mut(name).unwrap().spec["TaskTemplate"]["ContainerSpec"][list] = entry;
         }
@@ -197,7 +199,7 @@ fn configs_and_secrets_get_a_new_name_and_the_old_ones_go() {
     let config = &spec(&world, "demo_web")["TaskTemplate"]["ContainerSpec"]["Configs"][0];
     assert_eq!((&config["ConfigName"], &config["File"]["Mode"]), (&json!("app-config-1"), &json!(292)));
     let other = spec(&world, "other");
-    assert_eq!(other["TaskTemplate"]["ContainerSpec"]["Secrets"][0]["SecretName"], "db-password-8");
+    assert_eq!(other["TaskTemplate"]["ContainerSpec"]["Secrets"][0]["SecretName"], "db-password-2");
     assert_eq!(other["TaskTemplate"]["ContainerSpec"]["Image"], "other:1", "only its secret changes");
     let names = |world: &World| -> Vec<String> {
         let mut names: Vec<String> =
@@ -205,7 +207,7 @@ fn configs_and_secrets_get_a_new_name_and_the_old_ones_go() {
         names.sort();
         names
     };
-    assert_eq!(names(&world), ["app-config-1", "db-password-8"]);
+    assert_eq!(names(&world), ["app-config-1", "db-password-1", "db-password-2"]);
     // The same content again makes no new name.
     let again = world.run(&["run"]);
     again.must(0, "deploy.done");
@@ -213,7 +215,7 @@ fn configs_and_secrets_get_a_new_name_and_the_old_ones_go() {
     // Another secret does, although nothing else has changed.
     let third = world.var("DB_PASSWORD", "correct-horse-battery").run(&["run"]);
     third.must(0, "deploy.done");
-    assert_eq!(names(&world), ["app-config-1", "db-password-9"]);
+    assert_eq!(names(&world), ["app-config-1", "db-password-1", "db-password-3"]);
 }
 
 #[test]

@@ -15,6 +15,10 @@ mod output;
 use api::{Answer, Api, Paths};
 use job::Job;
 
+/// What the journal says before a launch.
+const INTENT: &str = "launch after ";
+/// How often a job whose launch was not answered is looked for, 2 s apart.
+const LOOKS: u32 = 10;
 /// The prompts that a template must have for what is sent, as AWX names them: field, prompt.
 const PROMPTS: [(&str, &str); 7] = [
     ("limit", "ask_limit_on_launch"),
@@ -128,11 +132,20 @@ impl Life for Launch<'_> {
                 return Ok(());
             }
         }
+        if let Some(newest) = intent(self.site.memory.started().await) {
+            // The run before was killed while it launched: whether AWX took it is seen by what is newer than all before.
+            self.site.say("the run before may have launched it; looking");
+            if let Some(id) = self.find(before, newest).await? {
+                *started = Some(Launched { kind: self.awx.kind, id });
+                return self.site.note_started(&format!("{} {id}", self.paths.word)).await;
+            }
+        }
+        self.site.memory.note_started(&format!("{INTENT}{}", before.newest)).await?; // without a journal nothing is launched
         let (launched, ignored) = self.launch(before).await?;
         *started = Some(launched);
         let job = self.job(launched);
         self.site.say(&format!("AWX {launched} is launched: {}", job.page()));
-        self.site.memory.note_started(&launched.to_string()).await?;
+        self.site.note_started(&launched.to_string()).await?;
         if !ignored.is_empty() {
             let what = format!("AWX ignored what it was given: {}; {launched} would deploy something else", ignored.join(", "));
             let stopped = job.cancel().await;
@@ -287,50 +300,41 @@ impl<'a> Launch<'a> {
         Ok(self.api.get(&path).await?.body.pointer("/results").and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
-    /// Launches once: where the answer was lost, the job is looked for before it is launched again.
+    /// Launches once: where the answer was lost, the job is looked for, and nothing is launched a second time.
     async fn launch(&self, before: &Before) -> Result<(Launched, Vec<String>)> {
         let path = format!("/api/v2/{}/{}/launch/", self.paths.templates, before.template);
-        for attempt in 1..=2 {
-            let answer = self.api.once(Method::POST, &path, Some(&Value::Object(before.request.clone()))).await;
-            let error = match answer {
-                Ok(answer) if answer.status.is_server_error() => {
-                    let words = answer.words();
-                    Error {
-                        lost: true,
-                        ..Error::new(Reason::TargetFailed, format!("AWX answers {} to the launch: {words}", answer.status.as_u16()))
-                    }
-                }
-                Ok(answer) => {
-                    let answer = self.api.judge(answer, &format!("POST {path}"))?;
-                    let launched = Launched::of(&answer);
-                    let launched = launched.ok_or_else(|| Error::new(Reason::TargetFailed, "AWX took the launch and names no job"))?;
-                    return Ok((launched, ignored(&answer)));
-                }
-                Err(error) => error,
-            };
-            if !error.lost {
-                return Err(error);
+        let answer = self.api.once(Method::POST, &path, Some(&Value::Object(before.request.clone()))).await;
+        let error = match answer {
+            Ok(answer) if answer.status.is_server_error() => {
+                let sentence = format!("AWX answers {} to the launch: {}", answer.status.as_u16(), answer.words());
+                Error { lost: true, ..Error::new(Reason::TargetFailed, sentence) }
             }
-            self.site.say("the answer to the launch was lost; looking whether it was taken");
-            if let Some(id) = self.find(before).await? {
-                return Ok((Launched { kind: self.awx.kind, id }, Vec::new()));
+            Ok(answer) => {
+                let answer = self.api.judge(answer, &format!("POST {path}"))?;
+                let launched = Launched::of(&answer);
+                let launched = launched.ok_or_else(|| Error::new(Reason::TargetFailed, "AWX took the launch and names no job"))?;
+                return Ok((launched, ignored(&answer)));
             }
-            if attempt == 2 {
-                return Err(error);
-            }
+            Err(error) => error,
+        };
+        if !error.lost {
+            return Err(error);
         }
-        Err(Error::new(Reason::Internal, "a launch without an end"))
+        self.site.say("the answer to the launch was lost; looking whether it was taken");
+        match self.find(before, before.newest).await? {
+            Some(id) => Ok((Launched { kind: self.awx.kind, id }, Vec::new())),
+            None => Err(error.hint("no such job came within 20s: look at the template's jobs, then run this again")),
+        }
     }
 
     /// The job of a launch whose answer was lost: newer than all before, with the very values that were sent.
-    async fn find(&self, before: &Before) -> Result<Option<u64>> {
-        let wanted = before.request.get("extra_vars").cloned().unwrap_or_else(|| json!({}));
-        for _look in 0..3 {
+    async fn find(&self, before: &Before, newest: u64) -> Result<Option<u64>> {
+        for _look in 0..LOOKS {
             self.site.world.clock.sleep(Duration::from_secs(2)).await;
             let jobs = self.newest(before.template, 20).await?;
             let ours = jobs.iter().filter_map(|job| {
-                let id = job.get("id")?.as_u64().filter(|id| *id > before.newest)?;
-                differences(job, &wanted).is_empty().then_some(id)
+                let id = job.get("id")?.as_u64().filter(|id| *id > newest)?;
+                is_of(job, &before.request).then_some(id)
             });
             match ours.collect::<Vec<_>>().as_slice() {
                 [] => {}
@@ -345,6 +349,18 @@ impl<'a> Launch<'a> {
         }
         Ok(None)
     }
+}
+
+/// The number in "launch after 41", which is written down before a launch.
+fn intent(handle: Option<String>) -> Option<u64> {
+    handle?.strip_prefix(INTENT)?.parse().ok()
+}
+
+/// Whether a job was launched with all that was sent.
+fn is_of(job: &Value, request: &Map<String, Value>) -> bool {
+    let variables = request.get("extra_vars").cloned().unwrap_or_else(|| json!({}));
+    let same = |field: &str| request.get(field).is_none_or(|sent| job.get(field) == Some(sent));
+    differences(job, &variables).is_empty() && ["limit", "job_tags", "skip_tags", "inventory", "scm_branch"].into_iter().all(same)
 }
 
 fn named(values: &Values, site: &Site<'_>, name: &NameOrId) -> Result<NameOrId> {

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// An object that was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-struct Entry {
+pub(crate) struct Entry {
     group: String,
     version: String,
     kind: String,
@@ -160,8 +160,9 @@ impl Manifests {
         Ok(true)
     }
 
-    /// Applies everything, and removes what the time before had applied and this time has not. Gives the workloads.
-    pub async fn apply(&self, cluster: &Cluster<'_>) -> Result<Vec<(Workload, DynamicObject)>> {
+    /// Writes down what is and what will be ours, before anything is ours: a run that is killed in between forgets nothing.
+    /// Gives what is in no manifest any more.
+    pub async fn begin(&self, cluster: &Cluster<'_>) -> Result<Vec<Entry>> {
         let (site, work) = (cluster.site, cluster.work);
         if !self.has_namespace {
             make_namespace(site, &cluster.client, &work.namespace).await?;
@@ -169,25 +170,39 @@ impl Manifests {
         let before = inventory(site, &cluster.client, &work.namespace).await?;
         let ours: Vec<Entry> = self.items.iter().map(Item::entry).collect();
         let stale: Vec<Entry> = before.iter().filter(|old| !ours.iter().any(|new| new.is(old))).cloned().collect();
-        // First what is and what will be ours, then what is: a run that is killed in between forgets nothing.
         write_inventory(site, &cluster.client, &work.namespace, ours.iter().chain(&stale)).await?;
-        let mut workloads = Vec::new();
+        Ok(stale)
+    }
+
+    /// Applies everything; each workload is given as soon as it was sent.
+    pub async fn apply(&self, cluster: &Cluster<'_>, mut sent: impl FnMut(&Workload, DynamicObject) -> Result<()> + Send) -> Result<()> {
         for item in &self.items {
             let object = send(cluster, item, DryRun::No).await?;
-            workloads.extend(item.workload.clone().map(|workload| (workload, object)));
+            if let Some(workload) = &item.workload {
+                sent(workload, object)?;
+            }
         }
-        site.say(&format!("{} objects are applied in {}", self.items.len(), work.namespace));
+        cluster.site.say(&format!("{} objects are applied in {}", self.items.len(), cluster.work.namespace));
+        Ok(())
+    }
+
+    /// Removes what is in no manifest any more: when the new version is proven, since the old one may need it until then.
+    pub async fn prune(&self, cluster: &Cluster<'_>, stale: &[Entry]) -> Result<()> {
+        let (site, work) = (cluster.site, cluster.work);
         let mut kept = Vec::new();
         for old in stale {
             if KEPT.contains(&old.kind.as_str()) && !site.is_preview {
                 site.world.console.warning(&format!("{} is in no manifest any more; it is kept, since it may hold data", old.shown()));
                 kept.push(old);
-            } else if delete(site, &cluster.client, &old).await? {
+            } else if delete(site, &cluster.client, old).await? {
                 site.say(&format!("{} was in no manifest any more and is deleted", old.shown()));
             }
         }
-        write_inventory(site, &cluster.client, &work.namespace, ours.iter().chain(&kept)).await?;
-        Ok(workloads)
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let ours: Vec<Entry> = self.items.iter().map(Item::entry).collect();
+        write_inventory(site, &cluster.client, &work.namespace, ours.iter().chain(kept)).await
     }
 }
 
@@ -364,10 +379,22 @@ async fn write_inventory<'a>(site: &Site<'_>, client: &Client, namespace: &str, 
     bounded(maps.patch(&name, &params, &Patch::Apply(&map)), "the inventory of what is applied cannot be written").await.map(drop)
 }
 
+/// The kind of an entry; nothing when the cluster does not have it any more, which is not the same as no answer.
+async fn known_kind(client: &Client, entry: &Entry) -> Result<Option<ApiResource>> {
+    let gvk = GroupVersionKind::gvk(&entry.group, &entry.version, &entry.kind);
+    let what = format!("{} cannot be looked up", entry.shown());
+    match tokio::time::timeout(LIMIT, discovery::pinned_kind(client, &gvk)).await {
+        Ok(Ok((resource, _))) => Ok(Some(resource)),
+        Ok(Err(kube::Error::Discovery(_))) => Ok(None),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(None),
+        Ok(Err(error)) => Err(failure(&what, &error)),
+        Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: the cluster does not answer within 30s"))),
+    }
+}
+
 /// Deletes what has our label; whether it was there and ours.
 async fn delete(site: &Site<'_>, client: &Client, entry: &Entry) -> Result<bool> {
-    let gvk = GroupVersionKind::gvk(&entry.group, &entry.version, &entry.kind);
-    let Ok(Ok((resource, _))) = tokio::time::timeout(LIMIT, discovery::pinned_kind(client, &gvk)).await else {
+    let Some(resource) = known_kind(client, entry).await? else {
         site.world.console.warning(&format!("the cluster does not know {} any more: {} is left out", entry.kind, entry.shown()));
         return Ok(false);
     };
@@ -421,8 +448,7 @@ pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Opt
         }
     }
     for entry in &gone {
-        let gvk = GroupVersionKind::gvk(&entry.group, &entry.version, &entry.kind);
-        let Ok((resource, _)) = discovery::pinned_kind(client, &gvk).await else { continue };
+        let Some(resource) = known_kind(client, entry).await? else { continue };
         let api = api_of(client, &resource, entry.namespace.as_deref());
         let label = owner(site);
         wait_gone(site, deadline, (&api, &entry.name, &entry.shown()), &|now| now.labels().get(OWNER) == Some(&label)).await?;

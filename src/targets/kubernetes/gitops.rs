@@ -14,6 +14,10 @@ use std::time::Duration;
 /// How often a commit is made anew because others commit too.
 const CONFLICTS: usize = 6;
 const LOOK: Duration = Duration::from_secs(2);
+/// How many answers in a row may be lost.
+const PATIENCE: u32 = 30;
+/// How often the forge is asked about a pull request: its limits are per hour.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// One value of one file.
 #[derive(Clone, Debug)]
@@ -168,14 +172,24 @@ impl Edited {
         deadline: Duration,
     ) -> Result<Change> {
         let clock = &cluster.world.clock;
-        let mut said = String::new();
+        let (mut said, mut lost, mut ask_at) = (String::new(), 0, clock.now());
         loop {
-            let found = Found::read(cluster, workload).await?;
+            let found = match Found::read(cluster, workload).await {
+                Err(error) if error.reason == Reason::TargetFailed && lost < PATIENCE && clock.now() < deadline => {
+                    lost += 1;
+                    clock.sleep(LOOK).await;
+                    continue;
+                }
+                found => found?,
+            };
+            lost = 0;
             if let Some(change) = shown(cluster, &found) {
                 return Ok(change);
             }
-            if let Some(opened) = committed.and_then(|committed| committed.opened.as_ref())
-                && self.repository.was_refused(opened.number).await?
+            let opened = committed.and_then(|committed| committed.opened.as_ref()).filter(|_| clock.now() >= ask_at);
+            ask_at = if opened.is_some() { clock.now().saturating_add(ASK_AGAIN) } else { ask_at };
+            if let Some(opened) = opened
+                && self.repository.was_refused(opened.number).await.unwrap_or(false)
             {
                 let sentence = format!("the pull request {} was closed without being merged", opened.url);
                 return Err(Error::new(Reason::TargetFailed, sentence));
@@ -206,6 +220,14 @@ impl Edited {
     pub async fn take_back(&self, cluster: &Cluster<'_>, committed: &Committed, deadline: Duration) -> Result<String> {
         if let Some(opened) = &committed.opened {
             return Err(Error::new(Reason::TargetFailed, format!("{} is a pull request: revert it there", opened.url)));
+        }
+        let (_, texts) = self.texts().await?;
+        for edit in &self.wanted {
+            let now = edit::read(texts.get(&edit.file).map(String::as_str).unwrap_or_default(), &edit.key).unwrap_or_default();
+            if now != edit.value {
+                let sentence = format!("somebody set {} in {} to {now} meanwhile: it is left so", edit.key, edit.file);
+                return Err(Error::new(Reason::TargetFailed, sentence));
+            }
         }
         self.commit(cluster, &self.before, &format!("Revert \"{}\"", self.title), false).await?;
         let clock = &cluster.world.clock;

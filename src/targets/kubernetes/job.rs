@@ -10,7 +10,7 @@ use crate::registry::Pushed;
 use crate::targets::{STOP_LIMIT, Site, set, unfilled};
 use crate::tools::wait::spoken;
 use crate::version::slug;
-use futures::{AsyncBufReadExt, Stream, StreamExt};
+use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, Stream, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::Client;
@@ -28,6 +28,8 @@ const POD_LAG: Duration = Duration::from_secs(10);
 const TAIL: usize = 20;
 /// How much is shown in all, in bytes.
 const SHOWN_LIMIT: usize = 8 * 1024 * 1024;
+/// The longest piece of a line, in bytes.
+const LINE_LIMIT: u64 = 64 * 1024;
 const LOG_LIMIT: Duration = Duration::from_secs(20);
 const PATIENCE: u32 = 20;
 
@@ -65,15 +67,16 @@ pub async fn run(site: &Site<'_>, work: &Work, image: &Pushed, values: &Values) 
     let client = super::client(site.world, &work.reach(), work.target.timeout.0).await?;
     let runner = Runner { site, work, client, image, values };
     let job = runner.start().await?;
-    let outcome = runner.follow(&job).await;
-    match outcome {
-        Err(mut error) if matches!(error.reason, Reason::Cancelled | Reason::TargetTimeout) => {
-            let stopped = tokio::time::timeout(STOP_LIMIT, runner.stop(&job)).await;
-            error.detail.push(stopped.unwrap_or_else(|_elapsed| format!("job/{job} may go on: it could not be deleted in time")));
-            Err(error)
-        }
-        outcome => outcome,
+    let mut error = match runner.follow(&job).await {
+        Ok(said) => return Ok(said),
+        Err(error) => error,
+    };
+    if runner.may_go_on(&job).await {
+        // It could begin later, when nobody looks any more.
+        let stopped = tokio::time::timeout(STOP_LIMIT, runner.stop(&job)).await;
+        error.detail.push(stopped.unwrap_or_else(|_elapsed| format!("job/{job} may go on: it could not be deleted in time")));
     }
+    Err(error)
 }
 
 impl Runner<'_> {
@@ -110,7 +113,7 @@ impl Runner<'_> {
             set(&mut spec, &["metadata"], metadata);
             if self.create(&name, &spec).await? {
                 self.site.say(&format!("job/{name} in {} runs {}", self.work.namespace, self.image.reference()));
-                self.site.memory.note_started(&format!("job {name}")).await?;
+                self.site.note_started(&format!("job {name}")).await?;
                 return Ok(name);
             }
         }
@@ -296,6 +299,16 @@ impl Runner<'_> {
         }
     }
 
+    /// Whether the Job is not over, as far as can be known in a moment.
+    async fn may_go_on(&self, name: &str) -> bool {
+        let job = tokio::time::timeout(STOP_LIMIT / 2, self.jobs().get_opt(name)).await;
+        match job {
+            Ok(Ok(Some(job))) => condition(&job, "Complete").is_none() && condition(&job, "Failed").is_none(),
+            Ok(Ok(None)) => false,
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
     fn cancelled(&self, name: &str) -> Error {
         Error::new(Reason::Cancelled, format!("cancelled while job/{name} ran"))
     }
@@ -341,6 +354,10 @@ impl Runner<'_> {
                 let marker = self.work.target.failure_marker.as_deref().unwrap_or_default();
                 failed(Reason::TargetFailed, format!("job/{name} ended with exit code 0, but its output says {marker}"))
             }
+            Some(0) if self.work.target.failure_marker.is_some() && !heard.ended => failed(
+                Reason::TargetFailed,
+                format!("job/{name} ended with exit code 0, but its output could not be read, so it may hold the failure marker"),
+            ),
             Some(0) => Ok(format!("job/{name} ended with exit code 0 after {}", spoken(length))),
             Some(code) => {
                 failed(Reason::TargetFailed, format!("job/{name} calls itself complete, but its container ended with exit code {code}"))
@@ -368,8 +385,10 @@ fn condition(job: &Job, kind: &str) -> Option<(String, String)> {
     Some((found.reason.clone().unwrap_or_default(), found.message.clone().unwrap_or_default()))
 }
 
+/// The status of the first container of the specification: statuses are sorted by name.
 fn status_of(pod: &Pod) -> Option<&ContainerStatus> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+    let name = &pod.spec.as_ref()?.containers.first()?.name;
+    pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|status| status.name == *name)
 }
 
 fn exit_code(pod: &Pod) -> Option<i32> {
@@ -401,6 +420,19 @@ fn stuck(name: &str, pod: &Pod) -> Option<Error> {
 
 type Lines = Pin<Box<dyn Stream<Item = std::io::Result<String>> + Send>>;
 
+/// Lines, whatever bytes they are made of; one that is too long comes in pieces.
+fn lines(stream: impl AsyncBufRead + Send + 'static) -> impl Stream<Item = std::io::Result<String>> + Send {
+    futures::stream::unfold(Some(Box::pin(stream)), |stream| async move {
+        let mut stream = stream?;
+        let mut line = Vec::new();
+        match (&mut stream).take(LINE_LIMIT).read_until(b'\n', &mut line).await {
+            Ok(0) => None,
+            Ok(_) => Some((Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()), Some(stream))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Follow {
     Yes,
@@ -413,6 +445,8 @@ struct Heard {
     marker: Option<String>,
     marked: bool,
     stream: Option<Lines>,
+    /// Whether the log was read to its end after the pod had ended.
+    ended: bool,
     /// How many lines were heard, and how many of them a new stream will repeat.
     lines: usize,
     repeated: usize,
@@ -429,7 +463,7 @@ impl Heard {
         let opened = tokio::time::timeout(LOG_LIMIT, runner.pods().log_stream(&name, &params)).await;
         if let Ok(Ok(stream)) = opened {
             self.repeated = self.lines;
-            self.stream = Some(Box::pin(stream.lines()));
+            self.stream = Some(Box::pin(lines(stream)));
         }
     }
 
@@ -445,12 +479,15 @@ impl Heard {
         match line {
             Some(Ok(_)) if self.repeated > 0 => self.repeated -= 1,
             Some(Ok(line)) => self.line(runner, &line),
-            Some(Err(_)) | None => self.stream = None, // it ended, or was cut off: the next look opens it again
+            // It ended, or was cut off: the next look opens it again.
+            Some(Err(_)) => self.stream = None,
+            None => (self.stream, self.ended) = (None, true),
         }
     }
 
     /// What is left once the pod has ended.
     async fn rest(&mut self, runner: &Runner<'_>, pod: &Pod) {
+        self.ended = false;
         let read = async {
             self.open(runner, pod, Follow::No).await;
             while self.stream.is_some() {

@@ -190,6 +190,8 @@ pub(crate) struct Before {
 #[derive(Default)]
 pub(crate) struct Started {
     watched: Vec<(Workload, resource::Change)>,
+    /// What is in no manifest any more.
+    stale: Vec<apply::Entry>,
     committed: Option<gitops::Committed>,
 }
 
@@ -245,16 +247,23 @@ impl Life for Cluster<'_> {
             for found in &before.found {
                 self.site.fence.check(&found.workload.to_string(), &found.held())?;
             }
-            for (workload, object) in manifests.apply(self).await? {
-                let known = before.found.iter().find(|found| found.workload == workload);
-                let change = resource::Found::applied(self, &workload, object, known)?;
-                started.watched.push((workload, change));
-            }
+            started.stale = manifests.begin(self).await?;
+            let (found, watched) = (&before.found, &mut started.watched);
+            let mut unconfirmed = None;
+            manifests
+                .apply(self, |workload, object| {
+                    let known = found.iter().find(|found| found.workload == *workload);
+                    let (change, confirmed) = resource::Found::applied(self, workload, object, known)?;
+                    watched.push((workload.clone(), change)); // it is there, whatever the cluster made of it
+                    unconfirmed = unconfirmed.take().or(confirmed.err());
+                    Ok(())
+                })
+                .await?;
+            unconfirmed.map_or(Ok(()), Err)?;
         }
         for found in &mut before.found {
             if started.watched.iter().all(|(workload, _)| *workload != found.workload) {
-                let change = found.start(self).await.map_err(|error| also_changed(error, &started.watched))?;
-                started.watched.push((found.workload.clone(), change));
+                found.start(self, &mut started.watched).await.map_err(|error| also_changed(error, &started.watched))?;
             }
         }
         Ok(())
@@ -276,6 +285,12 @@ impl Life for Cluster<'_> {
             proofs.push(proof.map_err(|error| if watched.len() > 1 { also_changed(error, watched) } else { error })?);
         }
         proofs.sort();
+        if let Some(manifests) = &before.manifests
+            && let Err(error) = manifests.prune(self, &started.stale).await
+        {
+            // What runs is proven; what is left over is found again by the next run.
+            self.world.console.warning(&format!("what is in no manifest any more is not all deleted yet: {}", error.sentence));
+        }
         Ok(Settled::deployed(proofs.join("; "), None))
     }
 

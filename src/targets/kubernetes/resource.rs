@@ -16,7 +16,19 @@ pub(crate) const FIELD_MANAGER: &str = "tidegate";
 /// The lease under which a workload was last changed.
 pub(crate) const LEASE: &str = "tidegate.dev/lease";
 /// How often a patch is made anew because the workload changed since it was read.
+/// How often in a row the answer to a patch may be lost.
+const LOST: u32 = 3;
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 pub(crate) const CONFLICTS: usize = 8;
+
+/// What came of a patch.
+enum Sent {
+    Taken(Box<DynamicObject>),
+    /// The workload is not any more what was read.
+    Changed,
+    /// Nobody knows.
+    Lost,
+}
 
 /// A workload before the deploy.
 pub(crate) struct Found {
@@ -131,14 +143,20 @@ impl Found {
     }
 
     /// What is followed after its manifest was applied: the cluster must have kept what was asked for.
-    pub fn applied(cluster: &Cluster<'_>, workload: &Workload, object: DynamicObject, before: Option<&Self>) -> Result<Change> {
+    pub fn applied(
+        cluster: &Cluster<'_>,
+        workload: &Workload,
+        object: DynamicObject,
+        before: Option<&Self>,
+    ) -> Result<(Change, Result<()>)> {
         let containers = pick(&object, workload, cluster)?;
         let known_events = before.map(|found| found.known_events.clone()).unwrap_or_default();
         let generation_before = before.and_then(|found| found.object.metadata.generation);
         let found = Self { workload: workload.clone(), containers, object, known_events };
-        let change = found.confirmed(cluster, &found.object, &cluster.image.reference())?;
+        let change = found.change(cluster, &found.object, true);
         let changed = generation_before != Some(change.generation);
-        Ok(Change { changed, ..change })
+        let confirmed = found.confirmed(&found.object, &cluster.image.reference());
+        Ok((Change { changed, ..change }, confirmed))
     }
 
     /// Whether the image is set already.
@@ -153,8 +171,9 @@ impl Found {
     }
 
     /// Starts the rollout, if anything has to change. What the API confirms must be what was asked for.
-    pub async fn start(&mut self, cluster: &Cluster<'_>) -> Result<Change> {
+    pub async fn start(&mut self, cluster: &Cluster<'_>, watched: &mut Vec<(Workload, Change)>) -> Result<()> {
         let fence = cluster.site.fence;
+        let mut lost = 0;
         let wanted = cluster.image.reference();
         for _try in 0..CONFLICTS {
             let restart = match cluster.work.target.restart {
@@ -165,34 +184,47 @@ impl Found {
             let held = self.held();
             fence.check(&self.workload.to_string(), &held)?;
             let changes = !self.is_same(&wanted) || restart;
-            if !changes && held == fence.to_string() {
-                return Ok(self.change(cluster, &self.object, false));
+            if held == fence.to_string() && (!changes || (lost > 0 && self.is_same(&wanted))) {
+                watched.push((self.workload.clone(), self.change(cluster, &self.object, lost > 0)));
+                return Ok(());
             }
             match self.send(cluster, &self.patch(changes.then_some(wanted.as_str()), restart, fence)).await? {
-                Some(object) if changes => return self.confirmed(cluster, &object, &wanted),
-                Some(object) => return Ok(self.change(cluster, &object, false)),
-                None => *self = Self { known_events: std::mem::take(&mut self.known_events), ..Self::read(cluster, &self.workload).await? },
+                Sent::Taken(object) => {
+                    watched.push((self.workload.clone(), self.change(cluster, &object, changes)));
+                    return if changes { self.confirmed(&object, &wanted) } else { Ok(()) };
+                }
+                Sent::Changed => {}
+                Sent::Lost if lost == LOST => {
+                    let sentence =
+                        format!("{} in {} cannot be changed: the cluster does not answer", self.workload, cluster.work.namespace);
+                    return Err(Error::new(Reason::TargetFailed, sentence));
+                }
+                Sent::Lost => {
+                    lost += 1; // it may have been taken: what is there now tells
+                    cluster.world.clock.sleep(std::time::Duration::from_secs(1)).await;
+                }
             }
+            *self = Self { known_events: std::mem::take(&mut self.known_events), ..Self::read(cluster, &self.workload).await? };
         }
         let sentence = format!("{} in {} keeps changing while it is changed", self.workload, cluster.work.namespace);
         Err(Error::new(Reason::TargetFailed, sentence).hint("does an operator or another tool write to it all the time?"))
     }
 
-    /// Nothing when the workload is not any more what was read.
-    async fn send(&self, cluster: &Cluster<'_>, patch: &Value) -> Result<Option<DynamicObject>> {
+    async fn send(&self, cluster: &Cluster<'_>, patch: &Value) -> Result<Sent> {
         let what = format!("{} in {} cannot be changed", self.workload, cluster.work.namespace);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let api = api(cluster, self.workload.kind);
-        let sent = async {
-            match api.patch(&self.workload.name, &params, &Patch::Strategic(patch)).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
-                answer => answer.map(Some),
-            }
-        };
-        bounded(sent, &what).await
+        let sent = tokio::time::timeout(LIMIT, api.patch(&self.workload.name, &params, &Patch::Strategic(patch))).await;
+        match sent {
+            Ok(Ok(object)) => Ok(Sent::Taken(Box::new(object))),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(Sent::Changed),
+            Ok(Err(kube::Error::Api(status))) if status.code >= 500 => Ok(Sent::Lost),
+            Ok(Err(error)) => Err(failure(&what, &error)),
+            Err(_elapsed) => Ok(Sent::Lost),
+        }
     }
 
-    fn confirmed(&self, cluster: &Cluster<'_>, object: &DynamicObject, wanted: &str) -> Result<Change> {
+    fn confirmed(&self, object: &DynamicObject, wanted: &str) -> Result<()> {
         for container in &self.containers {
             let image = containers_of(object, container.list).find(|(name, _)| *name == container.name).map(|(_, image)| image.to_owned());
             if image.as_deref() != Some(wanted) {
@@ -201,7 +233,7 @@ impl Found {
                 return Err(Error::new(Reason::TargetWrongDigest, sentence).hint("an admission webhook or an operator may own this image"));
             }
         }
-        Ok(self.change(cluster, object, true))
+        Ok(())
     }
 
     /// The image where it changes, and under which lease; taken only if the workload is still what was read.
@@ -298,7 +330,7 @@ fn containers_of<'a>(object: &'a DynamicObject, list: &str) -> impl Iterator<Ite
 
 /// A request with a time limit: kube's own client waits for ever.
 pub(crate) async fn bounded<T>(request: impl Future<Output = kube::Result<T>>, what: &str) -> Result<T> {
-    match tokio::time::timeout(std::time::Duration::from_secs(30), request).await {
+    match tokio::time::timeout(LIMIT, request).await {
         Ok(answer) => answer.map_err(|error| failure(what, &error)),
         Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: the cluster does not answer within 30s"))),
     }

@@ -61,7 +61,7 @@ fn image_in(template: &Value, list: &str, name: &str) -> Option<String> {
     container.get("image")?.as_str().map(str::to_owned)
 }
 
-/// Of the ReplicaSets that have ready pods the newest; else the one of the present revision.
+/// The ReplicaSet that has most ready pods; of several the newest.
 async fn of_replica_sets(cluster: &Cluster<'_>, found: &Found) -> Result<Option<(String, Value)>> {
     let sets: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
     let params = ListParams::default().labels(&selector(found.object()));
@@ -70,7 +70,7 @@ async fn of_replica_sets(cluster: &Cluster<'_>, found: &Found) -> Result<Option<
     let ours =
         listed.items.into_iter().filter(|set| set.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == own.as_ref()));
     let number = |set: &ReplicaSet| set.metadata.annotations.as_ref().and_then(|all| all.get(REVISION)?.parse::<u64>().ok()).unwrap_or(0);
-    let ready = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0) > 0;
+    let ready = |set: &ReplicaSet| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     let best = ours.max_by_key(|set| (ready(set), number(set)));
     Ok(best.map(|set| {
         let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
@@ -142,6 +142,12 @@ async fn restore(cluster: &Cluster<'_>, workload: &Workload, previous: &Previous
         let now = bounded(api.get(&workload.name), &format!("{workload} cannot be read")).await?;
         let held = now.metadata.annotations.as_ref().and_then(|all| all.get(LEASE)).cloned().unwrap_or_default();
         cluster.site.fence.check(&workload.to_string(), &held)?;
+        let found = Found::read(cluster, workload).await?;
+        let ours = cluster.image.reference();
+        if let Some(other) = found.containers.iter().find(|container| container.image != ours) {
+            let sentence = format!("somebody set {workload} to {} meanwhile: it is left so", other.image);
+            return Err(Error::new(Reason::TargetFailed, sentence));
+        }
         let bad = now.data.pointer("/status/updateRevision").and_then(Value::as_str).unwrap_or_default().to_owned();
         let mut template = previous.template.clone();
         set(&mut template, &["$patch"], json!("replace"));

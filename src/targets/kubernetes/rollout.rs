@@ -62,7 +62,9 @@ pub(crate) async fn follow(cluster: &Cluster<'_>, workload: &Workload, change: &
             }
             () = clock.sleep(next_look.saturating_sub(clock.now()).min(left)) => {
                 judge.look().await;
-                unblock(cluster, workload, change).await?;
+                if let Err(error) = unblock(cluster, workload, change).await {
+                    say(cluster, workload, &error.sentence, &mut said); // the rollout itself decides
+                }
                 next_look = clock.now().saturating_add(LOOK);
             }
             () = cluster.world.cancel.cancelled() => {

@@ -8,7 +8,7 @@ use tasks::Task;
 
 const LOOK: Duration = Duration::from_millis(500);
 /// How many answers in a row may be lost while an update is followed.
-const PATIENCE: u32 = 20;
+const PATIENCE: u32 = 120;
 /// How long a rollback of the swarm's own may take beyond the deadline.
 const BACK_LIMIT: Duration = Duration::from_secs(120);
 

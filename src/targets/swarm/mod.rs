@@ -4,12 +4,12 @@
 //! state of the update and the tasks themselves are what counts here.
 
 use super::{Life, Settled, Site, Work, live, rolled_back, set};
-use crate::config::{Restart, Swarm};
+use crate::config::{Restart, Rollback, Swarm};
 use crate::error::{Error, Reason, Result};
 use crate::registry::Pushed;
 use crate::registry::store::Store;
 use crate::world::World;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -117,6 +117,7 @@ struct Services<'a> {
     values: crate::config::template::Values,
     /// The node that is asked.
     own_node: String,
+    rollback: Rollback,
 }
 
 /// A service as it was found.
@@ -147,6 +148,13 @@ impl Found {
     fn update_began(&self) -> Option<String> {
         self.service.pointer("/UpdateStatus/StartedAt").and_then(Value::as_str).map(str::to_owned)
     }
+}
+
+/// A rotation, what there was of it, and what services are to use now.
+struct Pointed<'a> {
+    rotation: &'a Rotation,
+    family: &'a [Held],
+    to: &'a Held,
 }
 
 struct Before {
@@ -205,7 +213,8 @@ impl Life for Services<'_> {
             started.current.push(held);
         }
         for found in &mut before.services {
-            let pointed: Vec<(&Rotation, &Held)> = before.rotations.iter().map(|(rotation, _)| rotation).zip(&started.current).collect();
+            let pointed: Vec<Pointed<'_>> =
+                before.rotations.iter().zip(&started.current).map(|((rotation, family), to)| Pointed { rotation, family, to }).collect();
             let change = self.update(found, &pointed).await?;
             started.changes.push(change);
         }
@@ -217,7 +226,10 @@ impl Life for Services<'_> {
         let mut followed: FuturesUnordered<_> = started.changes.iter().map(|change| self.follow(change, deadline)).collect();
         let mut proofs = Vec::new();
         while let Some(proof) = followed.next().await {
-            proofs.push(proof.map_err(|error| also_changed(error, &started.changes))?);
+            match proof {
+                Ok(proof) => proofs.push(proof),
+                Err(error) => return Err(self.also_changed(error, proofs, followed, started).await),
+            }
         }
         proofs.sort();
         for ((rotation, _), current) in before.rotations.iter().zip(&started.current) {
@@ -254,7 +266,7 @@ impl<'a> Services<'a> {
         let own_node = own_node(&manager).await?;
         let store = Store::open(site.world, &image.repository, work.aws.role.clone()).await?;
         let login = store.oci().login().map(|login| engine::registry_auth(&login.user, &login.password, &image.repository.host));
-        Ok(Self { site, swarm, manager, image, wanted: image.reference(), login, values, own_node })
+        Ok(Self { site, swarm, manager, image, wanted: image.reference(), login, values, own_node, rollback: work.rollback })
     }
 
     fn fill(&self, text: &str) -> Result<String> {
@@ -284,8 +296,8 @@ impl<'a> Services<'a> {
     async fn find_users(&self, services: &mut Vec<Found>, rotations: &[(Rotation, Vec<Held>)]) -> Result<()> {
         let all = self.manager.get("/services").await?;
         let all: Vec<&Value> = all.as_array().into_iter().flatten().collect();
-        for (rotation, _) in rotations {
-            let users = all.iter().filter(|service| service.get("Spec").is_some_and(|spec| rotation.is_used_by(spec)));
+        for (rotation, family) in rotations {
+            let users = all.iter().filter(|service| service.get("Spec").is_some_and(|spec| rotation.is_used_by(spec, family)));
             let names: Vec<String> = users.filter_map(|service| service.pointer("/Spec/Name")?.as_str().map(str::to_owned)).collect();
             if names.is_empty() {
                 return Err(Error::new(Reason::TargetMissing, format!("no service of the swarm uses the {}", rotation.shown()))
@@ -314,14 +326,14 @@ impl<'a> Services<'a> {
     }
 
     /// Sends one update, if anything has to change; again when the service was changed meanwhile.
-    async fn update(&self, found: &mut Found, pointed: &[(&Rotation, &Held)]) -> Result<Change> {
+    async fn update(&self, found: &mut Found, pointed: &[Pointed<'_>]) -> Result<Change> {
         for _try in 0..CONFLICTS {
             let held = found.spec().pointer("/Labels").and_then(|labels| labels.get(LEASE)).and_then(Value::as_str).unwrap_or_default();
             self.site.fence.check(&found.name, held)?;
             let mut spec = found.spec().clone();
             let mut change = self.unchanged(found);
-            for (rotation, to) in pointed {
-                change.changed |= rotation.repoint(&mut spec, to);
+            for Pointed { rotation, family, to } in pointed {
+                change.changed |= rotation.repoint(&mut spec, family, to);
             }
             change.changed |= change.wanted != found.image();
             if let Some(image) = spec.pointer_mut(IMAGE) {
@@ -359,7 +371,7 @@ impl<'a> Services<'a> {
     async fn send(&self, found: &Found, spec: &Value) -> Result<bool> {
         let index = found.service.pointer("/Version/Index").and_then(Value::as_u64).unwrap_or(0);
         let path = format!("/services/{}/update?version={index}&registryAuthFrom=spec", found.id());
-        let answer = match self.manager.call("POST", &path, self.login.as_deref(), Some(spec)).await {
+        let answer = match self.manager.call("POST", &path, self.login.as_deref().filter(|_| found.listed), Some(spec)).await {
             Ok(answer) => answer,
             Err(error) if error.lost => {
                 self.site.say(&format!("{}; looking whether it was taken", error.sentence));
@@ -377,6 +389,39 @@ impl<'a> Services<'a> {
             self.site.world.console.warning(&format!("{}: {warning}", found.name));
         }
         Ok(true)
+    }
+
+    /// Adds which services the update was sent to. It was rolled back only when each of them was: where tidegate sends
+    /// nothing back, the others are followed to their end, or this would be said of a service that has the new image.
+    async fn also_changed(
+        &self,
+        mut error: Error,
+        proofs: Vec<String>,
+        others: impl Stream<Item = Result<String>>,
+        started: &Started,
+    ) -> Error {
+        let names: Vec<&str> = started.changes.iter().filter(|change| change.changed).map(|change| change.name.as_str()).collect();
+        if names.len() < 2 {
+            return error;
+        }
+        error.detail.push(format!("the update was sent to: {}", names.join(", ")));
+        if error.reason == Reason::TargetRolledBack && self.rollback == Rollback::Never {
+            let others: Vec<Result<String>> = others.collect().await;
+            let stayed: Vec<String> = others
+                .into_iter()
+                .chain(proofs.into_iter().map(Ok))
+                .filter_map(|other| match other {
+                    Err(other) if other.reason == Reason::TargetRolledBack => None,
+                    Err(other) => Some(other.sentence),
+                    Ok(proof) => Some(proof),
+                })
+                .collect();
+            if !stayed.is_empty() {
+                error.reason = Reason::TargetFailed;
+                error.detail.push(format!("not all went back: {}", stayed.join("; ")));
+            }
+        }
+        error
     }
 
     /// Sends a service back to its previous specification; nothing when the swarm did that already.
@@ -398,13 +443,4 @@ impl<'a> Services<'a> {
         }
         Err(Error::new(Reason::TargetFailed, format!("the service {} keeps changing while it is sent back", change.name)))
     }
-}
-
-/// Adds which services have the new image already, proven or not.
-fn also_changed(mut error: Error, changes: &[Change]) -> Error {
-    let names: Vec<&str> = changes.iter().filter(|change| change.changed).map(|change| change.name.as_str()).collect();
-    if names.len() > 1 {
-        error.detail.push(format!("the update was sent to: {}", names.join(", ")));
-    }
-    error
 }

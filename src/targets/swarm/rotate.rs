@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 
 /// A salted hash of a secret's content: only managers see labels, and they can mount the secret itself.
 const CONTENT: &str = "tidegate.dev/content";
+/// On what was made here: the name that it was made for. Others may have numbers at the end of their names too.
+const ROTATED: &str = "tidegate.dev/rotated";
 
 /// Which list of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +84,15 @@ impl Rotation {
             let id = entry.get("ID")?.as_str()?.to_owned();
             Some(Held { id, name: name.to_owned(), number: self.number(name)?, spec: entry.get("Spec")?.clone() })
         });
-        let mut family: Vec<Held> = held.collect();
+        let mut family: Vec<Held> = held.filter(|held| self.is_ours(held)).collect();
         family.sort_by_key(|held| std::cmp::Reverse(held.number));
         Ok(family)
+    }
+
+    /// The one of exactly this name, and those that were made for it.
+    fn is_ours(&self, held: &Held) -> bool {
+        held.name == self.base
+            || held.spec.get("Labels").and_then(|labels| labels.get(ROTATED)).and_then(Value::as_str) == Some(self.base.as_str())
     }
 
     /// Whether one that is held has this content already.
@@ -106,11 +114,14 @@ impl Rotation {
         }
         let salt = random();
         let mut number = family.first().map_or(0, |held| held.number);
-        for _taken in 0..5 {
+        for _taken in 0..50 {
             number += 1;
             let name = format!("{}-{number}", self.base);
             let mut labels =
                 family.first().and_then(|held| held.spec.get("Labels").cloned()).filter(Value::is_object).unwrap_or_else(|| json!({}));
+            if let Some(labels) = labels.as_object_mut() {
+                labels.insert(ROTATED.into(), json!(self.base));
+            }
             if let (Some(labels), Kind::Secret) = (labels.as_object_mut(), self.kind) {
                 labels.insert(CONTENT.into(), json!(format!("{salt}:{}", salted(&salt, self.content.expose()))));
             }
@@ -128,19 +139,19 @@ impl Rotation {
     }
 
     /// Whether a service's specification uses one of the family.
-    pub fn is_used_by(&self, spec: &Value) -> bool {
-        let (list, name, _) = self.kind.fields();
+    pub fn is_used_by(&self, spec: &Value, family: &[Held]) -> bool {
+        let (list, _, id) = self.kind.fields();
         let entries = spec.pointer(list).and_then(Value::as_array).into_iter().flatten();
-        entries.filter_map(|entry| entry.get(name)?.as_str()).any(|name| self.number(name).is_some())
+        entries.filter_map(|entry| entry.get(id)?.as_str()).any(|id| family.iter().any(|held| held.id == id))
     }
 
     /// Points every reference to the family at this one. Whether that changed anything.
-    pub fn repoint(&self, spec: &mut Value, to: &Held) -> bool {
+    pub fn repoint(&self, spec: &mut Value, family: &[Held], to: &Held) -> bool {
         let (list, name, id) = self.kind.fields();
         let mut changed = false;
         for entry in spec.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let ours = entry.get(name).and_then(Value::as_str).is_some_and(|known| self.number(known).is_some());
-            if ours && entry.get(id).and_then(Value::as_str) != Some(to.id.as_str()) {
+            let now = entry.get(id).and_then(Value::as_str).unwrap_or_default();
+            if now != to.id && family.iter().any(|held| held.id == now) {
                 set(entry, &[name], json!(to.name));
                 set(entry, &[id], json!(to.id));
                 changed = true;
@@ -202,7 +213,9 @@ mod tests {
             {"File": {"Name": "password", "Mode": 256}, "SecretID": "old", "SecretName": "db"},
             {"File": {"Name": "other"}, "SecretID": "o", "SecretName": "dbx"},
         ]}}});
-        assert!(rotation.is_used_by(&spec) && rotation.repoint(&mut spec, &held) && !rotation.repoint(&mut spec, &held));
+        let family = [Held { id: "old".into(), name: "db".into(), number: 0, spec: Value::Null }];
+        assert!(rotation.is_used_by(&spec, &family));
+        assert!(rotation.repoint(&mut spec, &family, &held) && !rotation.repoint(&mut spec, &family, &held));
         let entries = &spec["TaskTemplate"]["ContainerSpec"]["Secrets"];
         assert_eq!(entries[0], json!({"File": {"Name": "password", "Mode": 256}, "SecretID": "new", "SecretName": "db-2"}));
         assert_eq!(entries[1]["SecretID"], "o");
