@@ -26,6 +26,8 @@ pub enum SwarmMood {
     Paused,
     /// New tasks die, and the swarm goes back by itself.
     RollsBack,
+    /// The same, but only for services named …worker; the others run the new image.
+    WorkerRollsBack,
     /// The image cannot be pulled, and the update is paused.
     NoImage,
     /// It never ends.
@@ -131,6 +133,9 @@ impl Service {
 
     /// What a real swarm does in time goes on here at each look.
     fn go_on(&mut self, mood: SwarmMood, next: &mut u64) {
+        let is_worker = self.spec.pointer("/Name").and_then(Value::as_str).is_some_and(|name| name.ends_with("worker"));
+        let one_goes_back = if is_worker { SwarmMood::RollsBack } else { SwarmMood::Honest };
+        let mood = if mood == SwarmMood::WorkerRollsBack { one_goes_back } else { mood };
         let state = self.update.as_ref().and_then(|update| update.get("State")?.as_str()).unwrap_or_default().to_owned();
         self.looks += 1;
         let began = self.began();

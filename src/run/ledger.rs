@@ -8,6 +8,7 @@ use crate::forge::DeploymentState;
 use crate::forge::Forge;
 use crate::forge::deployments::DeploymentStatus;
 use crate::gates::order;
+use crate::report::ReportedTarget;
 use crate::report::outputs::random;
 use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, on_forge, paused, state_of};
 use crate::state::{Key, Kind};
@@ -301,6 +302,25 @@ impl<'a> Ledger<'a> {
             }
             None => std::future::pending().await,
         }
+    }
+
+    /// Targets that were being switched when the lease was lost: nobody knows what runs there.
+    pub async fn left_targets(&self, known: &[ReportedTarget]) -> Vec<ReportedTarget> {
+        let record = self.record.lock().await;
+        let Some(record) = record.as_ref() else { return Vec::new() };
+        let begun = record.journal.iter().filter(|line| line.what == Did::Switching && known.iter().all(|target| target.id != line.step));
+        let detail = "its switch had begun when the lease was lost";
+        begun.map(|line| ReportedTarget { id: line.step.clone(), verdict: Verdict::Unknown, detail: detail.into(), url: None }).collect()
+    }
+
+    /// Adds what this run started elsewhere and leaves behind: whoever has the lease now must know that it goes on.
+    pub async fn left(&self, mut error: Error) -> Error {
+        if let Some(record) = self.record.lock().await.as_ref() {
+            let steps = self.prepared.plan.steps.iter().filter(|step| !record.is_done(&step.id));
+            let started = steps.filter_map(|step| Some((&step.id, record.started(&step.id)?)));
+            error.detail.extend(started.map(|(step, handle)| format!("{step} may go on by itself; what it started there: {handle}")));
+        }
+        error
     }
 
     /// A closed pull request has nothing that runs any more.

@@ -144,7 +144,13 @@ impl Runner<'_> {
         if early? {
             return Ok(()); // all of it was done before
         }
-        let outcome = self.graph(report).await;
+        let outcome = match self.graph(report).await {
+            Err(error) if error.reason == Reason::LockLost => {
+                report.targets.extend(self.ledger.left_targets(&report.targets).await);
+                Err(self.ledger.left(error).await)
+            }
+            outcome => outcome,
+        };
         self.note_unfinished(report, &outcome);
         let order = |image: &ReportedImage| self.prepared.plan.images.iter().position(|planned| planned.name == image.name);
         report.images.sort_by_key(order); // as declared, not as they ended

@@ -140,6 +140,25 @@ fn a_cancelled_run_cancels_the_job() {
     assert!(world.sandbox.with(|outside| outside.awx.jobs[&42].canceled));
 }
 
+/// Whoever has the lease now must know that the job goes on: it is theirs to stop.
+#[test]
+fn a_run_that_loses_its_lease_names_the_job_it_leaves() {
+    let mut world = awx(Fate::Running, "");
+    world.configure("timeout: 5s", "timeout: 10m");
+    world.commit("long");
+    world.var("TIDEGATE_LEASE_EXPIRY", "2s");
+    let mut run = world.pushed().start(&["run"]);
+    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.by_ref().any(|line| line.contains("AWX job 42: running")));
+    assert_eq!(world.run(&["lock", "release", "dev", "--reason", "stuck"]).code, 0);
+    let said: Vec<String> = lines.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(1), "{}", said.join("\n"));
+    assert!(said.iter().any(|line| line.contains("(lock.lost)")), "{}", said.join("\n"));
+    assert!(said.iter().any(|line| line.contains("deploy.awx may go on by itself; what it started there: job 42")), "{}", said.join("\n"));
+    assert!(said.iter().any(|line| line.contains("is not proven to run on dev")), "something was switched: {}", said.join("\n"));
+    assert!(!world.sandbox.with(|outside| outside.awx.jobs[&42].canceled), "it is the other run's business");
+}
+
 #[test]
 fn names_are_exact_and_told_apart_by_their_organization() {
     let mut world = awx(Fate::Successful, "");

@@ -10,6 +10,20 @@ fn mistakes_in_the_configuration() {
         ("an unknown key", CONFIG.replace("    when: merge", "    whne: merge")),
         ("an unknown top key", format!("{CONFIG}imges: {{}}\n")),
         ("an unknown target", CONFIG.replace("- kubernetes: {namespace: dev", "- kubernets: {namespace: dev")),
+        (
+            "two inventories in one namespace",
+            CONFIG.replace(
+                "      - kubernetes: {namespace: dev, workloads: [deployment/web], image: app, timeout: 5s}\n",
+                &"      - kubernetes: {namespace: dev, workloads: [deployment/web], image: app, apply: [k8s/*.yaml]}\n".repeat(2),
+            ),
+        ),
+        (
+            "an AWX dry run",
+            CONFIG.replace(
+                "kubernetes: {namespace: dev, workloads: [deployment/web], image: app, timeout: 5s}",
+                "awx: {host: \"https://awx.example.com\", template: x, token: {env: T}, job-type: check}",
+            ),
+        ),
         ("a number for a version", CONFIG.replace("tags: [latest]", "tags: [1.10]")),
         ("a list for text", CONFIG.replace("namespace: dev,", "namespace: [dev],")),
         ("a wrong event", CONFIG.replace("when: merge", "when: merged")),

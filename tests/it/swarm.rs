@@ -93,6 +93,15 @@ fn a_swarm_that_goes_back_by_itself_failed() {
     assert_eq!(world.sandbox.with(|outside| outside.swarm.runs("demo_web")), [OLD, OLD]);
 }
 
+/// What one service did is not said of all.
+#[test]
+fn a_swarm_that_takes_back_one_of_two_services_is_not_called_rolled_back() {
+    let ran = swarm(SwarmMood::WorkerRollsBack, "").pushed().run(&["run"]);
+    ran.must(1, "target.failed");
+    assert_eq!(ran.outputs["verdict"], "failed");
+    assert!(ran.err.contains("not all went back: demo_web: 2 of 2 tasks run sha256:"), "{}", ran.err);
+}
+
 #[test]
 fn a_rollback_that_is_asked_for_brings_the_old_tasks_back() {
     let mut world = swarm(SwarmMood::Paused, ", rollback: auto");
