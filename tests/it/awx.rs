@@ -1,8 +1,7 @@
 //! The AWX target: launched once with what it really takes, followed to its end, believed only for what it was told.
 
-use crate::world::World;
+use crate::world::{Going, World};
 use serde_json::json;
-use std::io::{BufRead, BufReader};
 use tidegate::rehearse::awx::{Fate, TOKEN, Template};
 use tidegate::rehearse::sandbox::Fault;
 
@@ -130,13 +129,10 @@ fn a_cancelled_run_cancels_the_job() {
     let mut world = awx(Fate::Running, "");
     world.configure("timeout: 5s", "timeout: 10m");
     world.commit("long");
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("AWX job 42: running")));
-    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
-    let said: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(143), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("AWX job 42 is being canceled")), "{}", said.join("\n"));
+    let run = world.pushed().run_until(&["run"], "AWX job 42: running");
+    run.signal("-TERM");
+    let said = run.ends(143);
+    assert!(said.contains("AWX job 42 is being canceled"), "{said}");
     assert!(world.sandbox.with(|outside| outside.awx.jobs[&42].canceled));
 }
 
@@ -147,15 +143,12 @@ fn a_run_that_loses_its_lease_names_the_job_it_leaves() {
     world.configure("timeout: 5s", "timeout: 10m");
     world.commit("long");
     world.var("TIDEGATE_LEASE_EXPIRY", "2s");
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("AWX job 42: running")));
+    let run = world.pushed().run_until(&["run"], "AWX job 42: running");
     assert_eq!(world.run(&["lock", "release", "dev", "--reason", "stuck"]).code, 0);
-    let said: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(1), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("(lock.lost)")), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("deploy.awx may go on by itself; what it started there: job 42")), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("is not proven to run on dev")), "something was switched: {}", said.join("\n"));
+    let said = run.ends(1);
+    assert!(said.contains("(lock.lost)"), "{said}");
+    assert!(said.contains("deploy.awx may go on by itself; what it started there: job 42"), "{said}");
+    assert!(said.contains("is not proven to run on dev"), "something was switched: {said}");
     assert!(!world.sandbox.with(|outside| outside.awx.jobs[&42].canceled), "it is the other run's business");
 }
 
@@ -254,14 +247,13 @@ fn a_run_that_is_killed_while_it_launches_leaves_one_job() {
     let mut world = awx(Fate::Successful, "");
     world.var("TIDEGATE_LEASE_EXPIRY", "1s");
     world.sandbox.with(|outside| outside.holds.push("GET /awx/api/v2/jobs/42".into()));
-    let mut run = world.pushed().start(&["run"]);
+    let run = Going::start(world.pushed().command(&["run"]));
     world.until("it was launched", |outside| outside.awx.jobs.len() == 1);
     // As if the journal had only the intent.
     world.until("it was written down", |outside| {
         outside.github.deployments[0].statuses.iter().any(|(_, body)| body.to_string().contains("started job 42"))
     });
-    run.kill().unwrap();
-    run.wait().unwrap();
+    run.kill();
     world.sandbox.with(|outside| outside.github.deployments[0].statuses.retain(|(_, body)| !body.to_string().contains("started job 42")));
     world.sandbox.open();
     let ran = world.run(&["run"]);
@@ -319,11 +311,8 @@ fn a_killed_run_leaves_a_job_that_the_next_one_follows() {
     world.configure("timeout: 5s", "timeout: 10m");
     world.commit("long");
     world.var("TIDEGATE_LEASE_EXPIRY", "1s");
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("AWX job 42: running")));
-    run.kill().unwrap();
-    run.wait().unwrap();
+    let run = world.pushed().run_until(&["run"], "AWX job 42: running");
+    run.kill();
     world.sandbox.with(|outside| outside.awx.end_well(42));
     let ran = world.run(&["run"]);
     ran.must(0, "deploy.done");

@@ -1,6 +1,6 @@
 //! A cancelled job: waiting stops, producers are resumed, the record is ended.
 
-use crate::world::World;
+use crate::world::{World, signal};
 use std::io::{BufRead, BufReader};
 
 #[test]
@@ -14,13 +14,9 @@ fn a_terminated_drain_resumes_the_producers_and_ends_the_record() {
     world.sandbox.with(|outside| outside.queues.insert(("us-west-2".into(), "jobs".into()), [[5, 0, 0]].into_iter().collect()));
     let sha = world.head();
     for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
-        let mut run = world.start(&["deploy", "production", &sha]);
-        let mut lines = BufReader::new(run.stderr.take().unwrap()).lines();
-        let waiting = lines.by_ref().map_while(Result::ok).any(|line| line.contains("us-west-2/jobs: 5 visible"));
-        assert!(waiting, "the drain began");
-        std::process::Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap();
-        let said: Vec<String> = lines.map_while(Result::ok).collect();
-        assert_eq!(run.wait().unwrap().code(), Some(code), "{}", said.join("\n"));
+        let run = world.run_until(&["deploy", "production", &sha], "us-west-2/jobs: 5 visible");
+        run.signal(signal);
+        run.ends(code);
     }
     assert_eq!(std::fs::read_to_string(world.path("producers.log")).unwrap(), "stop\nstart\nstop\nstart\n");
     // What was said meanwhile: pausing, paused, resumed.
@@ -41,9 +37,8 @@ fn a_second_signal_ends_the_run_at_once() {
     world.until("the build hangs", |outside| outside.held == 1);
     // From now on nobody answers anything, so that ending in order takes its whole time.
     world.sandbox.with(|outside| outside.holds.push("/".into()));
-    let kill = |signal: &str| std::process::Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap();
-    kill("-INT");
-    kill("-TERM");
+    signal("-INT", &run);
+    signal("-TERM", &run);
     let output = run.wait_with_output().unwrap();
     assert!(matches!(output.status.code(), Some(130 | 143)), "{:?}", output.status);
     world.sandbox.open();

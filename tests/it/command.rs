@@ -1,7 +1,6 @@
 //! The command target: its exit code is believed only as far as its output and its proof let it.
 
 use crate::world::World;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 
 /// A repository whose merges run this script; `keys` are more keys of the target.
@@ -123,17 +122,10 @@ fn is_zombie(pid: &str) -> bool {
 #[test]
 fn a_cancelled_run_ends_the_whole_group() {
     let mut world = script("trap '' TERM; sh -c 'echo $$ > child; exec sleep 1000' & echo begun; sleep 1000; sleep 1000", "");
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("| begun")));
-    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
-    let said: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(143), "{}", said.join("\n"));
-    assert!(
-        said.iter().any(|line| line.contains("was ended, with all that it had started, because the run was cancelled")),
-        "{}",
-        said.join("\n")
-    );
+    let run = world.pushed().run_until(&["run"], "| begun");
+    run.signal("-TERM");
+    let said = run.ends(143);
+    assert!(said.contains("was ended, with all that it had started, because the run was cancelled"), "{}", said);
     let child = std::fs::read_to_string(world.path("child")).unwrap();
     assert!(!std::path::Path::new(&format!("/proc/{}", child.trim())).exists() || is_zombie(child.trim()));
 }

@@ -2,7 +2,6 @@
 
 use crate::world::World;
 use serde_json::json;
-use std::io::{BufRead, BufReader};
 use tidegate::rehearse::sandbox::Fault;
 
 fn lose(on: &'static str, times: usize) -> Fault {
@@ -84,14 +83,11 @@ fn a_store_that_goes_away_in_the_middle_stops_the_run() {
     world.commit("drain");
     world.var("TIDEGATE_LEASE_EXPIRY", "2s");
     world.sandbox.with(|outside| outside.queues.insert(("us-west-2".into(), "jobs".into()), [[5, 0, 0]].into_iter().collect()));
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("record") && line.contains('✓')), "the delivery began");
+    let run = world.pushed().run_until(&["run"], "✓ record");
     world.sandbox.with(|outside| outside.holds.push("/git/".into()));
-    let rest: Vec<String> = lines.collect();
+    let rest = run.ends(1);
     world.sandbox.open();
-    assert_eq!(run.wait().unwrap().code(), Some(1), "{}", rest.join("\n"));
-    assert!(rest.iter().any(|line| line.contains("could not be renewed in time (lock.lost)")), "{}", rest.join("\n"));
+    assert!(rest.contains("could not be renewed in time (lock.lost)"), "{rest}");
     assert!(world.runs_on("dev").contains(":old@"));
     // The next run finds the lease dead and the record open, and goes on with it.
     world.sandbox.with(|outside| outside.queues.insert(("us-west-2".into(), "jobs".into()), [[0, 0, 0]].into_iter().collect()));

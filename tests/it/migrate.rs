@@ -2,7 +2,6 @@
 
 use crate::world::World;
 use serde_json::json;
-use std::io::{BufRead, BufReader};
 use tidegate::rehearse::sandbox::Fault;
 
 fn job(exit: Option<i32>, keys: &str) -> World {
@@ -76,13 +75,10 @@ fn a_job_that_never_ends_is_deleted_at_its_limit_and_after_a_cancel() {
     let mut world = job(None, ", on-cancel: leave");
     world.configure("timeout: 5s, on-cancel", "timeout: 10m, on-cancel");
     world.commit("long");
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("job | Applying")));
-    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
-    let said: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(143), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("goes on by itself")) && jobs(&world).len() == 1, "{}", said.join("\n"));
+    let run = world.pushed().run_until(&["run"], "job | Applying");
+    run.signal("-TERM");
+    let said = run.ends(143);
+    assert!(said.contains("goes on by itself") && jobs(&world).len() == 1, "{said}");
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! Never twice, never backwards: two runs at once, runs that end late, are cancelled, killed or repeated.
 //! Every story runs on every kind of store; the store is what `Keep` sets up.
 
-use crate::world::{Ran, World};
+use crate::world::{Going, Ran, World, signal};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 /// Points a world at a store.
@@ -93,10 +92,6 @@ fn ended(child: Child, code: i32, words: &str) -> String {
     let said = text(&output);
     assert!(output.status.code() == Some(code) && said.contains(words), "wanted {code} {words:?}, got {:?}\n{said}", output.status);
     said
-}
-
-fn signal(name: &str, child: &Child) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
 /// Every lease as `lock status` shows it.
@@ -206,34 +201,26 @@ fn busy(world: &World, messages: u64) {
 }
 
 /// A run that holds the lease of dev and waits for a queue, and everything it says from then on.
-fn draining(world: &World, sha: &str, run: u32) -> (Child, BufReader<std::process::ChildStderr>) {
+fn draining(world: &World, sha: &str, run: u32) -> Going {
     busy(world, 5);
-    let mut child = piped(world.merge(sha, run));
-    let mut lines = BufReader::new(child.stderr.take().unwrap());
-    let (mut said, mut held) = (String::new(), false);
-    while !(held && said.contains("5 visible")) {
-        let mut line = String::new();
-        assert!(lines.read_line(&mut line).unwrap() > 0, "ended early: {said}");
-        held |= line.contains("record") && line.contains('✓');
-        said.push_str(&line);
-    }
-    (child, lines)
+    let mut going = Going::start(world.merge(sha, run));
+    going.until("✓ record");
+    going.until("5 visible");
+    going
 }
 
 /// Two runs for one lease, and the first one stands still: the second takes over, the first one may not go on.
 pub fn a_stalled_holder_wakes_up_too_late(keep: Keep) {
     let (world, old, new) = two_merges(keep, "2s");
     world.checkout(&new);
-    let (stalled, mut rest) = draining(&world, &old, 1);
-    signal("-STOP", &stalled);
+    let stalled = draining(&world, &old, 1);
+    stalled.signal("-STOP");
     busy(&world, 0);
     let said = ended(piped(world.merge(&new, 2)), 0, "runs on dev");
     assert!(said.contains("waiting for the lease demo/dev: held by run 1 (octocat") && said.contains("position 1"), "{said}");
     assert!(said.contains("is taken over: run 1") && said.contains("gave no sign of life"), "{said}");
-    signal("-CONT", &stalled);
-    let mut woke = String::new();
-    std::io::Read::read_to_string(&mut rest, &mut woke).unwrap();
-    ended(stalled, 1, "");
+    stalled.signal("-CONT");
+    let woke = stalled.ends(1);
     assert!(woke.contains("(lock.lost)"), "{woke}");
     assert_eq!(switched(&world), [new[..7].to_owned()], "the stalled run switched nothing");
     all_free(&world);
@@ -242,10 +229,9 @@ pub fn a_stalled_holder_wakes_up_too_late(keep: Keep) {
 /// The second run sees who is first, and goes on when it is done.
 pub fn the_second_run_waits_for_the_first(keep: Keep) {
     let (world, old, new) = two_merges(keep, "4s");
-    let (first, _lines) = draining(&world, &old, 1);
-    let mut second = piped(world.merge(&new, 2));
-    let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let waiting = lines.by_ref().find(|line| line.contains("waiting for the lease")).unwrap();
+    let first = draining(&world, &old, 1);
+    let mut second = Going::start(world.merge(&new, 2));
+    let waiting = second.until("waiting for the lease");
     assert!(waiting.contains("held by run 1 (octocat, ") && waiting.contains("giving up in"), "{waiting}");
     let third = world.merge(&new, 3).args(["--lock-timeout", "1s"]).output().unwrap();
     assert_eq!(third.status.code(), Some(3), "{}", text(&third));
@@ -253,9 +239,8 @@ pub fn the_second_run_waits_for_the_first(keep: Keep) {
     let seen = lease(&world, "dev");
     assert_eq!((&seen["holder"]["run"]["id"], &seen["waiting"]), (&Value::from("1"), &Value::from(1)), "{seen}");
     busy(&world, 0);
-    ended(first, 0, "");
-    let rest: Vec<String> = lines.collect();
-    assert!(second.wait().unwrap().success(), "{}", rest.join("\n"));
+    first.ends(0);
+    second.ends(0);
     assert_eq!(switched(&world), [old[..7].to_owned(), new[..7].to_owned()]);
     all_free(&world);
 }
@@ -400,21 +385,16 @@ fn stopped_at(world: &World, at: (usize, bool), name: &str, code: Option<i32>) {
     world.sandbox.with(|outside| outside.stop_at = None);
 }
 
-/// A run of the whole delivery that waits for its queue, and what it says from then on.
-fn at_the_queue(world: &World) -> (Child, impl Iterator<Item = String>) {
+/// A run of the whole delivery that waits for its queue.
+fn at_the_queue(world: &World) -> Going {
     busy(world, 5);
-    let mut run = piped(world.command(&["run"]));
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("5 visible")), "it waits for the queue");
-    (run, lines)
+    world.run_until(&["run"], "5 visible")
 }
 
 /// What was stopped is not stopped again, and is started again by whoever comes next.
 pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
     let world = full(keep);
-    let (mut run, _lines) = at_the_queue(&world);
-    signal("-KILL", &run);
-    run.wait().unwrap();
+    at_the_queue(&world).kill();
     busy(&world, 0);
     let log = || std::fs::read_to_string(world.path("producers.log")).unwrap();
     assert_eq!(log(), "stop\n");
@@ -433,11 +413,10 @@ pub fn a_killed_run_leaves_its_producers_to_the_next_one(keep: Keep) {
 pub fn a_lease_is_released_under_its_holder(keep: Keep) {
     let mut world = full(keep);
     world.var("TIDEGATE_LEASE_EXPIRY", "2s");
-    let (mut run, lines) = at_the_queue(&world);
+    let run = at_the_queue(&world);
     assert_eq!(world.run(&["lock", "release", "dev", "--reason", "stuck since lunch"]).code, 0);
-    let rest: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(1), "{}", rest.join("\n"));
-    assert!(rest.iter().any(|line| line.contains("it was released by hand: stuck since lunch (lock.lost)")), "{}", rest.join("\n"));
+    let rest = run.ends(1);
+    assert!(rest.contains("it was released by hand: stuck since lunch (lock.lost)"), "{rest}");
     assert_eq!(std::fs::read_to_string(world.path("producers.log")).unwrap(), "stop\nstart\n");
     assert_eq!(switched(&world), Vec::<String>::new());
     all_free(&world);
@@ -468,18 +447,16 @@ pub fn what_may_have_been_switched_counts_as_there(keep: Keep) {
 /// Its place in the queue is given up, and nobody waits for it a second time.
 pub fn a_killed_waiter_is_forgotten(keep: Keep) {
     let (world, old, new) = two_merges(keep, "4s");
-    let (first, _lines) = draining(&world, &old, 1);
-    let mut second = piped(world.merge(&new, 2));
-    let mut lines = BufReader::new(second.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("waiting for the lease")));
+    let first = draining(&world, &old, 1);
+    let mut second = Going::start(world.merge(&new, 2));
+    second.until("waiting for the lease");
     let queued = std::time::Instant::now();
     while lease(&world, "dev")["waiting"] != 1 {
         assert!(queued.elapsed().as_secs() < 60, "it never stood in the queue");
     }
-    signal("-KILL", &second);
-    second.wait().unwrap();
+    second.kill();
     busy(&world, 0);
-    ended(first, 0, "");
+    first.ends(0);
     ended(piped(world.merge(&new, 3)), 0, "runs on dev");
     assert_eq!(switched(&world), [old[..7].to_owned(), new[..7].to_owned()]);
     all_free(&world);

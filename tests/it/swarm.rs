@@ -3,7 +3,6 @@
 use crate::world::{OLD, World};
 use base64::Engine;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
 use tidegate::rehearse::sandbox::Fault;
 use tidegate::rehearse::swarm::SwarmMood;
 
@@ -123,13 +122,10 @@ fn an_update_that_never_ends_times_out_and_a_cancel_says_what_goes_on() {
     let mut world = swarm(SwarmMood::Stuck, "");
     world.configure("timeout: 5s}\n  staging", "timeout: 10m}\n  staging");
     world.commit("long");
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("(updating)")));
-    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
-    let said: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(143), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("the swarm goes on with the update of demo_web, demo_worker")), "{}", said.join("\n"));
+    let run = world.pushed().run_until(&["run"], "(updating)");
+    run.signal("-TERM");
+    let said = run.ends(143);
+    assert!(said.contains("the swarm goes on with the update of demo_web, demo_worker"), "{said}");
 }
 
 fn fault(on: &'static str, status: u16, message: &str, after_effect: bool) -> Fault {
@@ -254,14 +250,12 @@ fn engines_are_reached_safely_or_not_at_all() {
 /// An engine that only lets in whom its authority knows.
 #[test]
 fn an_engine_behind_tls_wants_our_certificate() {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{CertificateParams, KeyPair};
     use tokio_rustls::rustls::pki_types::PrivateKeyDer;
     use tokio_rustls::rustls::server::WebPkiClientVerifier;
     use tokio_rustls::rustls::{RootCertStore, ServerConfig};
     let mut world = swarm(SwarmMood::Honest, ", tls: {ca: {env: SWARM_CA}, cert: {env: SWARM_CERT}, key: {env: SWARM_TLS_KEY}}");
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let authority = crate::tls::authority();
     let signed = |name: &str| {
         let key = KeyPair::generate().unwrap();
         (CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap(), key)
@@ -274,23 +268,7 @@ fn an_engine_behind_tls_wants_our_certificate() {
     let config =
         ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_client_cert_verifier(verifier);
     let config = config.with_single_cert(vec![server.der().clone()], PrivateKeyDer::try_from(server_key.serialize_der()).unwrap()).unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
-    let inner = world.sandbox.address.clone();
-    let port = world.runtime().block_on(async move {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        tokio::spawn(async move {
-            while let Ok((outer, _)) = listener.accept().await {
-                let (acceptor, inner) = (acceptor.clone(), inner.clone());
-                tokio::spawn(async move {
-                    let Ok(mut outer) = acceptor.accept(outer).await else { return };
-                    let Ok(mut inner) = tokio::net::TcpStream::connect(inner).await else { return };
-                    let _closed = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
-                });
-            }
-        });
-        port
-    });
+    let port = crate::tls::relay(&world, config);
     let address = world.sandbox.address.clone();
     world.configure(&format!("tcp://{address}\", services"), &format!("tcp://localhost:{port}\", services"));
     world.commit("tls");

@@ -12,17 +12,27 @@ use tokio_rustls::rustls::{ServerConfig, pki_types::PrivateKeyDer};
 /// A name that no resolver knows.
 pub const NAME: &str = "forge.tidegate.invalid";
 
-/// The sandbox behind TLS, with a certificate of a private authority. Its port, and the authority in PEM.
-pub fn tls_in_front_of(world: &World) -> (u16, String) {
+/// An authority that nobody knows.
+pub fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// The sandbox behind TLS, with a certificate of a private authority. Its port, and the authority in PEM.
+pub fn tls_in_front_of(world: &World) -> (u16, String) {
+    let authority = authority();
     let key = KeyPair::generate().unwrap();
     let names = vec![NAME.to_owned(), "localhost".to_owned()];
     let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let config = config.with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
+    (relay(world, config), authority.pem())
+}
+
+/// A port behind which the sandbox answers whoever this server side of TLS lets in.
+pub fn relay(world: &World, config: ServerConfig) -> u16 {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (listener, port) = world.runtime().block_on(async {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -40,7 +50,7 @@ pub fn tls_in_front_of(world: &World) -> (u16, String) {
             });
         }
     });
-    (port, authority.pem())
+    port
 }
 
 /// A proxy that knows one place only, whatever it is asked for, and writes down what that was.

@@ -2,7 +2,6 @@
 
 use crate::world::World;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
 use tidegate::rehearse::sandbox::Fault;
 use tidegate::targets::webhook::signature;
 use tidegate::tools::secret::Secret;
@@ -153,11 +152,8 @@ fn what_runs_already_is_not_sent_again_and_a_cancel_says_what_goes_on() {
     world.configure("timeout: 3s", "timeout: 10m");
     world.commit("long");
     world.sandbox.with(|outside| outside.hooks.forgets = true);
-    let mut run = world.pushed().start(&["run"]);
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.by_ref().any(|line| line.contains("not yet:")));
-    std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
-    let said: Vec<String> = lines.collect();
-    assert_eq!(run.wait().unwrap().code(), Some(143), "{}", said.join("\n"));
-    assert!(said.iter().any(|line| line.contains("what the receiver began goes on there")), "{}", said.join("\n"));
+    let run = world.pushed().run_until(&["run"], "not yet:");
+    run.signal("-TERM");
+    let said = run.ends(143);
+    assert!(said.contains("what the receiver began goes on there"), "{said}");
 }

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use tidegate::rehearse::gitlab::{ACCESS_TOKEN, JOB_TOKEN, MergeRequest, PROJECT};
 use tidegate::rehearse::sandbox::{self, Sandbox};
 
@@ -305,6 +306,14 @@ impl World {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Starts a run and reads what it says until these words.
+    #[track_caller]
+    pub fn run_until(&self, args: &[&str], words: &str) -> Going {
+        let mut going = Going::start(self.command(args));
+        going.until(words);
+        going
+    }
+
     pub fn run(&self, args: &[&str]) -> Ran {
         self.sandbox.with(|outside| outside.log.clear());
         let _old = std::fs::remove_file(self.path(".outputs"));
@@ -417,4 +426,53 @@ pub fn tidegate(folder: &Path, args: &[&str], vars: &[(&str, &str)]) -> (i32, St
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// A run that goes on, read line by line.
+pub struct Going {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Going {
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The next line with these words.
+    #[track_caller]
+    pub fn until(&mut self, words: &str) -> String {
+        let mut said = Vec::new();
+        let found = self.lines.by_ref().map_while(Result::ok).inspect(|line| said.push(line.clone())).find(|line| line.contains(words));
+        assert!(found.is_some(), "it never said {words:?}:\n{}", said.join("\n"));
+        found.unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        signal(name, &self.child);
+    }
+
+    /// Without a word more.
+    #[track_caller]
+    pub fn kill(mut self) {
+        self.signal("-KILL");
+        self.child.wait().unwrap();
+    }
+
+    /// Its end, and what it said until then.
+    #[track_caller]
+    pub fn ends(mut self, code: i32) -> String {
+        let said: Vec<String> = self.lines.by_ref().map_while(Result::ok).collect();
+        let said = said.join("\n");
+        assert_eq!(self.child.wait().unwrap().code(), Some(code), "{said}");
+        said
+    }
+}
+
+#[track_caller]
+pub fn signal(name: &str, child: &Child) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
