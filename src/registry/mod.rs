@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use std::sync::LazyLock;
 
+pub mod copy;
 pub mod ecr;
 pub mod oci;
 pub mod store;

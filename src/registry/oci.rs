@@ -15,6 +15,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// Every kind of manifest that is understood, in the order of preference.
@@ -24,6 +25,8 @@ pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
+/// How long the upload of one blob may take.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(1800);
 /// Registries refuse manifests above 4 MiB.
 const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -75,6 +78,8 @@ pub fn digest_of(bytes: &[u8]) -> String {
 #[derive(Clone)]
 pub struct Oci {
     client: reqwest::Client,
+    /// For layers, which take their time.
+    patient: reqwest::Client,
     clock: Clock,
     base: String,
     repository: Repository,
@@ -103,7 +108,8 @@ impl Oci {
     pub fn new(vars: &Vars, clock: Clock, repository: &Repository, login: Option<Login>) -> Result<Self> {
         let base = endpoint(vars, &repository.host);
         let bearer = Arc::default();
-        Ok(Self { client: http::client(vars)?, clock, base, repository: repository.clone(), login, bearer })
+        let (client, patient) = (http::client(vars)?, http::patient_client(vars)?);
+        Ok(Self { client, patient, clock, base, repository: repository.clone(), login, bearer })
     }
 
     /// The name under which the Docker engine pushes here.
@@ -173,6 +179,16 @@ impl Oci {
 
     /// A blob's bytes, checked against its digest. Used for configurations, which are small.
     pub async fn blob(&self, digest: &str) -> Result<bytes::Bytes> {
+        let response = self.open_blob(digest).await?;
+        let bytes = limited(response, MANIFEST_LIMIT).await.map_err(|why| self.failure(why))?;
+        if digest_of(&bytes) != digest {
+            return Err(self.failure(format!("the blob {digest} has other bytes: {}", digest_of(&bytes))));
+        }
+        Ok(bytes)
+    }
+
+    /// A blob that is about to be read, however large it is. Whoever reads it checks it.
+    pub async fn open_blob(&self, digest: &str) -> Result<Response> {
         let url = format!("{}/v2/{}/blobs/{digest}", self.base, self.repository.path);
         let mut response = self.send("pull", self.client.get(&url)).await?;
         if response.status().is_redirection() {
@@ -181,30 +197,57 @@ impl Oci {
             let next = url::Url::parse(&url).and_then(|base| base.join(next)).map_err(|error| self.failure(error.to_string()))?;
             response = http::send(&self.clock, self.client.get(next)).await.map_err(|why| self.failure(why))?;
         }
-        let response = self.expect(response, &format!("the blob {digest} cannot be read")).await?;
-        let bytes = limited(response, MANIFEST_LIMIT).await.map_err(|why| self.failure(why))?;
-        if digest_of(&bytes) != digest {
-            return Err(self.failure(format!("the blob {digest} has other bytes: {}", digest_of(&bytes))));
-        }
-        Ok(bytes)
+        self.expect(response, &format!("the blob {digest} cannot be read")).await
     }
 
     /// Uploads a blob, unless it is there.
     pub async fn put_blob(&self, bytes: bytes::Bytes) -> Result<String> {
         let digest = digest_of(&bytes);
-        let blobs = format!("{}/v2/{}/blobs", self.base, self.repository.path);
-        if self.send("pull,push", self.client.head(format!("{blobs}/{digest}"))).await?.status().is_success() {
-            return Ok(digest);
+        if !self.has_blob(&digest).await? {
+            let size = u64::try_from(bytes.len()).unwrap_or_default();
+            self.upload(&digest, size, bytes.into()).await?;
         }
+        Ok(digest)
+    }
+
+    /// Whether a blob is there.
+    pub async fn has_blob(&self, digest: &str) -> Result<bool> {
+        let head = self.client.head(format!("{}/v2/{}/blobs/{digest}", self.base, self.repository.path));
+        Ok(self.send("pull,push", head).await?.status().is_success())
+    }
+
+    /// Takes a blob over from another repository of the same registry; whether the registry did.
+    pub async fn mount(&self, digest: &str, from: &Repository) -> Result<bool> {
+        let mut url = url::Url::parse(&format!("{}/v2/{}/blobs/uploads/", self.base, self.repository.path))
+            .map_err(|error| self.failure(error.to_string()))?;
+        url.query_pairs_mut().append_pair("mount", digest).append_pair("from", &from.path);
+        Ok(self.send("pull,push", self.client.post(url)).await?.status() == StatusCode::CREATED)
+    }
+
+    /// Uploads a blob of a known size. The registry refuses bytes that do not fit the digest.
+    pub async fn upload(&self, digest: &str, size: u64, body: reqwest::Body) -> Result<()> {
+        let blobs = format!("{}/v2/{}/blobs", self.base, self.repository.path);
         let start = self.send("pull,push", self.client.post(format!("{blobs}/uploads/"))).await?;
         let start = self.expect(start, "an upload cannot be started").await?;
         let location = start.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut url =
             url::Url::parse(&format!("{blobs}/")).and_then(|base| base.join(location)).map_err(|error| self.failure(error.to_string()))?;
-        url.query_pairs_mut().append_pair("digest", &digest);
-        let put = self.client.put(url).header(header::CONTENT_TYPE, "application/octet-stream").body(bytes);
-        self.expect(self.send("pull,push", put).await?, "an upload cannot be finished").await?;
-        Ok(digest)
+        url.query_pairs_mut().append_pair("digest", digest);
+        let here = url::Url::parse(&self.base).map_err(|error| self.failure(error.to_string()))?;
+        if here.scheme() == "https" && url.scheme() != "https" {
+            return Err(self.failure("it wants uploads over plain HTTP".into()));
+        }
+        let is_own = url.origin() == here.origin();
+        let put = self.patient.put(url).header(header::CONTENT_TYPE, "application/octet-stream").header(header::CONTENT_LENGTH, size);
+        let put = put.body(body).timeout(UPLOAD_LIMIT);
+        // Storage elsewhere has a signed address of its own: the authorization must not go there.
+        let answer = if is_own {
+            self.send("pull,push", put).await?
+        } else {
+            http::send(&self.clock, put).await.map_err(|why| self.failure(why))?
+        };
+        self.expect(answer, "an upload cannot be finished").await?;
+        Ok(())
     }
 
     /// Every tag of the repository, all pages.

@@ -65,6 +65,11 @@ impl Store {
         &self.oci
     }
 
+    /// Where it is.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     /// The manifest of a tag.
     pub async fn manifest(&self, tag: &str) -> Result<Option<Manifest>> {
         match &self.ecr {
