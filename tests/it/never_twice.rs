@@ -204,8 +204,7 @@ fn busy(world: &World, messages: u64) {
 fn draining(world: &World, sha: &str, run: u32) -> Going {
     busy(world, 5);
     let mut going = Going::start(world.merge(sha, run));
-    going.until("✓ record");
-    going.until("5 visible");
+    going.until_all(&["✓ record", "5 visible"]); // queues are watched while the image is built
     going
 }
 

@@ -450,6 +450,18 @@ impl Going {
         found.unwrap_or_default()
     }
 
+    /// Reads until all of these words were said, in whatever order.
+    #[track_caller]
+    pub fn until_all(&mut self, words: &[&str]) {
+        let mut said = String::new();
+        while !words.iter().all(|word| said.contains(word)) {
+            let line = self.lines.next().and_then(Result::ok);
+            assert!(line.is_some(), "it never said all of {words:?}:\n{said}");
+            said.push_str(&line.unwrap_or_default());
+            said.push('\n');
+        }
+    }
+
     #[track_caller]
     pub fn signal(&self, name: &str) {
         signal(name, &self.child);
