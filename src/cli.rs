@@ -49,6 +49,9 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Wait until SQS queues are quiet
     Drain(commands::drain::Args),
+    /// Start a pipeline elsewhere: a GitHub workflow, a GitLab pipeline, a Travis build
+    #[command(subcommand)]
+    Trigger(commands::trigger::Trigger),
     /// What runs where, who put it there, and what has happened since
     Status(commands::status::Args),
     /// Who holds the lease of an environment; take it or let go of it by hand

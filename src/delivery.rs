@@ -130,6 +130,7 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
         | Work::Record
         | Work::Image(_)
         | Work::Migrate(_)
+        | Work::Trigger(_)
         | Work::Target(_)
         | Work::Remove(_)
         | Work::RemovePreview => None,

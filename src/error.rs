@@ -34,6 +34,7 @@ macro_rules! reasons {
 reasons! {
     Deployed "deploy.done" 0 "Everything asked for runs, and was identified.";
     Built "image.built" 0 "The environment has no `deploy:`; the images were built or reused and tagged.";
+    Triggered "trigger.done" 0 "Nothing is deployed here; the pipelines elsewhere were started, and ended well where they were followed.";
     ImageReused "image.reused" 0 "The same recipe was already in the registry; nothing was built (later: today the report's images say `how`).";
     Removed "preview.removed" 0 "The pull request is closed; what was applied for its preview is gone.";
     PreviewKept "preview.kept" 0 "The pull request is closed; its workloads were not made by tidegate and were left as they are.";
@@ -66,6 +67,7 @@ reasons! {
     TargetWrongDigest "target.wrong-digest" 1 "What runs is not what was asked for.";
     TargetMissing "target.missing" 1 "The workload, namespace, container or queue does not exist.";
     MigrationFailed "migration.failed" 1 "A migration ended with another exit code than 0, or its output says that it failed.";
+    TriggerFailed "trigger.failed" 1 "A pipeline that was started elsewhere did not end well, or could not be started.";
     DrainFailed "drain.failed" 1 "A queue could not be read, so it cannot be called quiet.";
     HookFailed "hook.failed" 1 "A pause or resume command failed.";
     ForgeFailed "forge.failed" 1 "The forge (GitHub, GitLab) did not answer as needed.";
@@ -80,11 +82,13 @@ reasons! {
     InputEnvironment "input.environment" 2 "The environment is missing or not in tidegate.yml.";
     InputEvent "input.event" 2 "The event payload is missing or broken, or a fact it should hold is.";
     TargetInput "target.input" 2 "The target does not take what it is given: a prompt that is off, a field that is owned by another, a node that is no manager.";
+    TriggerInput "trigger.input" 2 "The pipeline elsewhere does not take what it is given: no such workflow, an input it does not know, a limit.";
     ToolMissing "tool.missing" 2 "A needed tool (the Docker engine, git, ssh, a program of the configuration) is not there.";
     VersionConflict "version.conflict" 2 "This version exists already, made from something else.";
     ProviderAmbiguous "provider.ambiguous" 2 "The variables of two CI systems are set at once.";
     DrainTimeout "drain.timeout" 3 "The queues did not become quiet in time.";
     TargetTimeout "target.timeout" 3 "The target did not settle in time.";
+    TriggerTimeout "trigger.timeout" 3 "A pipeline that was started elsewhere did not end in time.";
     LockTimeout "lock.timeout" 3 "Another run held the lease of the environment for too long.";
     LockUnreachable "lock.unreachable" 4 "The store of leases and records cannot be read or written, so nothing is deployed.";
     LockScope "lock.scope" 4 "The lease holds back no other run (a file on a throw-away runner, a job without resource group) and the environment is `manual`; or it is another environment's (`environment:` of a GitLab job).";

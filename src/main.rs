@@ -118,6 +118,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Drain(_)
         | Command::Init(_)
         | Command::Doctor(_)
+        | Command::Trigger(_)
         | Command::Status(_)
         | Command::Lock(_)
         | Command::Rehearse(_) => {
@@ -158,6 +159,7 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             Ok(code)
         }
         Command::Init(args) => commands::init::run(&world, args).await.and_then(print_some),
+        Command::Trigger(trigger) => commands::trigger::run(&world, trigger).await.and_then(print_some),
         Command::Status(args) => commands::status::run(&world, args).await.and_then(print_some),
         Command::Lock(lock) => commands::lock::run(&world, lock).await.and_then(print_some),
         Command::Rehearse(args) => {

@@ -9,3 +9,4 @@ pub mod place;
 pub mod plan;
 pub mod schema;
 pub mod status;
+pub mod trigger;

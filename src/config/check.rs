@@ -33,6 +33,15 @@ pub fn check(config: &Config, tree: &Node) -> Vec<Problem> {
     checker.problems
 }
 
+/// The first rule that something breaks which stands in no file: what is wrong, and what to do.
+pub(super) fn alone(look: impl FnOnce(&mut Checker<'_>)) -> Option<(String, String)> {
+    let config: Config = serde_json::from_value(serde_json::json!({"schema": 1, "project": "alone"})).ok()?;
+    let tree = super::tree::read("{}").ok()?;
+    let mut checker = Checker { config: &config, tree: &tree, problems: Vec::new() };
+    look(&mut checker);
+    checker.problems.into_iter().next().map(|problem| (problem.message, problem.hint))
+}
+
 pub(super) struct Checker<'a> {
     pub(super) config: &'a Config,
     tree: &'a Node,
@@ -136,6 +145,9 @@ impl Checker<'_> {
         for (index, target) in rules.deploy.iter().enumerate() {
             self.target(&format!("{path}.deploy[{index}]"), target);
         }
+        for (index, trigger) in rules.trigger.iter().enumerate() {
+            self.trigger(&format!("{path}.trigger[{index}]"), trigger);
+        }
     }
 
     fn tags(&mut self, path: &str, rules: &Environment) {
@@ -213,7 +225,7 @@ impl Checker<'_> {
         }
     }
 
-    fn glob(&mut self, path: &str, glob: &str) {
+    pub(super) fn glob(&mut self, path: &str, glob: &str) {
         if let Err(error) = globset::Glob::new(glob) {
             self.report(path, format!("{glob:?} is not a glob: {}", error.kind()), "as release/** or hotfix/*");
         }
@@ -289,7 +301,7 @@ impl Checker<'_> {
         }
     }
 
-    fn environment_named(&mut self, path: &str, name: &str) {
+    pub(super) fn environment_named(&mut self, path: &str, name: &str) {
         let known = &self.config.environments;
         if !known.contains_key(name) {
             let near = did_you_mean(name, known.keys().map(String::as_str)).map(|near| format!("did you mean {near:?}?"));
@@ -331,7 +343,9 @@ impl Config {
         });
         let targets = self.environments.values().flat_map(|environment| environment.deploy.iter().flat_map(Target::secret_names));
         let migrations = self.environments.values().filter_map(|environment| environment.migrate.as_ref());
-        build.chain(notify).chain(targets).chain(migrations.flat_map(super::Migrate::secret_names)).collect()
+        let triggers = self.environments.values().flat_map(|environment| environment.trigger.iter().flat_map(super::Trigger::secret_names));
+        let migrations = migrations.flat_map(super::Migrate::secret_names);
+        build.chain(notify).chain(targets).chain(migrations).chain(triggers).collect()
     }
 
     /// The AWS role of an environment's deliveries: its own, or the file's.

@@ -38,7 +38,9 @@ impl Checker<'_> {
             Target::Awx(awx) => self.awx(&format!("{path}.awx"), awx),
             Target::Command(command) => self.command(&format!("{path}.command"), command),
             Target::Webhook(webhook) => self.webhook(&format!("{path}.webhook"), webhook),
-            Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_) => {} // refused as a whole for now
+            Target::Heroku(heroku) => self.heroku(&format!("{path}.heroku"), heroku),
+            Target::Ecs(ecs) => self.ecs(&format!("{path}.ecs"), ecs),
+            Target::AppDeploy(app) => self.app_deploy(&format!("{path}.app_deploy"), app),
         }
     }
 
@@ -48,6 +50,7 @@ impl Checker<'_> {
         }
         match &migrate.run {
             Runner::KubernetesJob(job) => self.kubernetes_job(&format!("{path}.run.kubernetes-job"), job),
+            Runner::HerokuRun(run) => self.heroku_run(&format!("{path}.run.heroku-run"), run, migrate.when),
             Runner::Command(command) => {
                 let at = format!("{path}.run.command");
                 self.command(&at, command);
@@ -149,13 +152,13 @@ impl Checker<'_> {
         self.marker(path, job.failure_marker.as_deref());
     }
 
-    fn timeout(&mut self, path: &str, timeout: Span) {
+    pub(super) fn timeout(&mut self, path: &str, timeout: Span) {
         if timeout.0.is_zero() {
             self.report(&format!("{path}.timeout"), "no time at all is never enough", "write a length such as 10m");
         }
     }
 
-    fn marker(&mut self, path: &str, marker: Option<&str>) {
+    pub(super) fn marker(&mut self, path: &str, marker: Option<&str>) {
         if let Some(marker) = marker.filter(|marker| marker.trim().is_empty()) {
             self.report(&format!("{path}.failure-marker"), format!("{marker:?} is in every output"), "write the text that means failure");
         }
@@ -177,7 +180,7 @@ impl Checker<'_> {
     }
 
     /// The image that runs there: named, or the only one.
-    fn image_of(&mut self, path: &str, image: Option<&str>) {
+    pub(super) fn image_of(&mut self, path: &str, image: Option<&str>) {
         let images = &self.config.images;
         match image {
             Some(image) if !images.contains_key(image) => {
@@ -267,7 +270,7 @@ impl Checker<'_> {
     }
 
     /// Free JSON: texts may hold placeholders, and 1.10 must not become 1.1 on its way.
-    fn json(&mut self, path: &str, value: &Value) {
+    pub(super) fn json(&mut self, path: &str, value: &Value) {
         match value {
             Value::String(text) => self.late_placeholders(path, text),
             Value::Number(number) if number.is_f64() => {
@@ -311,7 +314,7 @@ impl Checker<'_> {
         }
     }
 
-    fn argv(&mut self, path: &str, argv: &[String]) {
+    pub(super) fn argv(&mut self, path: &str, argv: &[String]) {
         if argv.first().is_none_or(|program| program.trim().is_empty()) {
             self.report(path, "the command is empty", "write it as [./deploy, \"{version}\"]");
         }
@@ -320,7 +323,7 @@ impl Checker<'_> {
         }
     }
 
-    fn proof(&mut self, path: &str, proof: &Proof) {
+    pub(super) fn proof(&mut self, path: &str, proof: &Proof) {
         let (kind, contains) = match proof {
             Proof::Http(http) => {
                 self.address(&format!("{path}.http.url"), &http.url);
@@ -360,7 +363,7 @@ impl Checker<'_> {
     }
 
     /// An address that credentials or instructions are sent to.
-    fn address(&mut self, path: &str, url: &str) {
+    pub(super) fn address(&mut self, path: &str, url: &str) {
         self.late_placeholders(path, url);
         if let Some(why) = has_login(url) {
             self.report(path, why, "name secrets by their environment variables");
@@ -374,7 +377,7 @@ impl Checker<'_> {
     }
 
     /// A path that must not lead out of the repository.
-    fn inside(&mut self, path: &str, file: &str) {
+    pub(super) fn inside(&mut self, path: &str, file: &str) {
         if file.starts_with('/') || file.split('/').any(|part| part == "..") {
             self.report(path, format!("{file:?} leads out of the repository"), "name files relative to tidegate.yml, without ..");
         }
@@ -418,7 +421,9 @@ impl Target {
             Self::Awx(awx) => awx.r#if.as_ref(),
             Self::Command(command) => command.r#if.as_ref(),
             Self::Webhook(webhook) => webhook.r#if.as_ref(),
-            Self::Heroku(_) | Self::Ecs(_) | Self::AppDeploy(_) => None,
+            Self::Heroku(heroku) => heroku.r#if.as_ref(),
+            Self::Ecs(ecs) => ecs.r#if.as_ref(),
+            Self::AppDeploy(app) => app.r#if.as_ref(),
         }
     }
 
@@ -449,7 +454,9 @@ impl Target {
                 }
                 names
             }
-            Self::Heroku(_) | Self::Ecs(_) | Self::AppDeploy(_) => Vec::new(),
+            Self::Heroku(heroku) => heroku.secret_names(),
+            Self::Ecs(_) => Vec::new(),
+            Self::AppDeploy(app) => app.secret_names(),
         }
     }
 }
@@ -459,6 +466,7 @@ impl Migrate {
     pub fn secret_names(&self) -> Vec<&str> {
         match &self.run {
             Runner::KubernetesJob(_) => Vec::new(),
+            Runner::HerokuRun(run) => run.secret_names(),
             Runner::Command(command) => command.secret_names(),
         }
     }
@@ -466,11 +474,25 @@ impl Migrate {
 
 impl CommandRun {
     fn secret_names(&self) -> Vec<&str> {
-        let secret = |value| match value {
-            &TextOrSecret::Secret(SecretName { ref env }) => Some(env.as_str()),
-            TextOrSecret::Text(_) => None,
-        };
-        self.env.values().filter_map(secret).collect()
+        self.env.values().filter_map(TextOrSecret::secret_name).collect()
+    }
+}
+
+impl TextOrSecret {
+    /// The text; nothing of a secret.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Secret(_) => "",
+        }
+    }
+
+    /// The environment variable, if it is a secret.
+    pub fn secret_name(&self) -> Option<&str> {
+        match self {
+            Self::Secret(secret) => Some(&secret.env),
+            Self::Text(_) => None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `migrate:` of an environment: what runs around the switch, once, to its end.
 
 use super::targets::half_an_hour;
-use super::{CommandRun, OnCancel, Span};
+use super::{CommandRun, HerokuRun, OnCancel, Span};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub enum MigrateWhen {
 pub enum Runner {
     /// A Job in a Kubernetes cluster.
     KubernetesJob(Box<KubernetesJob>),
+    /// A one-off dyno of a Heroku app, after the switch.
+    HerokuRun(Box<HerokuRun>),
     /// A program beside tidegate.
     Command(Box<CommandRun>),
 }

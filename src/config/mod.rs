@@ -4,9 +4,16 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod app_deploy;
 mod check;
+mod check_app_deploy;
+mod check_ecs;
+mod check_heroku;
 mod check_targets;
+mod check_trigger;
+mod ecs;
 mod environments;
+mod heroku;
 mod images;
 pub mod load;
 mod migrate;
@@ -17,17 +24,23 @@ mod support;
 mod targets;
 pub mod template;
 mod tree;
+mod trigger;
 mod values;
 mod walk;
 
+pub use app_deploy::*;
 pub use check_targets::{is_loopback, secret_of};
+pub use check_trigger::check_alone;
+pub use ecs::*;
 pub use environments::*;
+pub use heroku::*;
 pub use images::*;
 pub use load::{Loaded, load, parse};
 pub use migrate::*;
 pub use steps::*;
 pub use support::refuse_unsupported;
 pub use targets::*;
+pub use trigger::*;
 pub use values::*;
 
 /// The file's name at the root of the repository.

@@ -1,7 +1,6 @@
 //! What an environment does around its targets: gates before them, and what comes after.
 
 use super::{SecretName, Span};
-use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -99,34 +98,6 @@ pub enum OnPartial {
     Stop,
     /// Later targets are deployed all the same; the run fails.
     Continue,
-}
-
-/// A pipeline to start elsewhere.
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Trigger {
-    /// A GitHub workflow.
-    Github(TriggerGithub),
-    /// A GitLab pipeline.
-    Gitlab(Value),
-    /// A Travis CI build.
-    Travis(Value),
-}
-
-/// A GitHub workflow to start.
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct TriggerGithub {
-    /// owner/name.
-    pub repository: String,
-    /// The workflow's file name, id or name.
-    pub workflow: String,
-    /// Its inputs.
-    #[serde(default)]
-    pub inputs: IndexMap<String, String>,
-    /// Follow it to its end and take its verdict.
-    #[serde(default)]
-    pub wait: bool,
 }
 
 /// A check after the deploy.

@@ -1,6 +1,6 @@
 //! Keys that the grammar knows and this version cannot act on yet: they are refused, never ignored.
 
-use super::{Environment, Gate, Loaded, Target};
+use super::{Environment, Gate, Loaded};
 use crate::error::{Reason, Result};
 
 /// Refuses keys without an implementation. `environment` limits the look to one environment and the keys above all;
@@ -40,17 +40,12 @@ fn in_environment(rules: &Environment) -> Vec<String> {
     add(rules.soak.is_some(), "soak");
     add(!rules.freeze.is_empty(), "freeze");
     add(rules.backup.is_some(), "backup");
-    add(!rules.trigger.is_empty(), "trigger");
     add(!rules.verify.is_empty(), "verify");
     add(!rules.notify.is_empty(), "notify");
     add(rules.ttl.is_some(), "ttl");
     add(rules.max.is_some(), "max");
     for (index, gate) in rules.gates.iter().enumerate() {
         add(matches!(gate, Gate::Scan(_)), &format!("gates[{index}].scan"));
-    }
-    for (index, target) in rules.deploy.iter().enumerate() {
-        let later = matches!(target, Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_));
-        add(later, &format!("deploy[{index}].{}", target.name()));
     }
     found
 }

@@ -1,6 +1,6 @@
 //! `deploy:` of an environment: the places versions run, one type per system.
 
-use super::{Condition, SecretName, Span};
+use super::{AppDeploy, Condition, Ecs, Heroku, SecretName, Span};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,14 +16,14 @@ pub enum Target {
     /// A Docker Swarm.
     Swarm(Box<Swarm>),
     /// Heroku.
-    Heroku(Value),
+    Heroku(Box<Heroku>),
     /// An AWX job or workflow template.
     Awx(Box<Awx>),
     /// Amazon ECS.
-    Ecs(Value),
+    Ecs(Box<Ecs>),
     /// tidegate's own CD server, or the ENAC one.
     #[serde(rename = "app_deploy")]
-    AppDeploy(Value),
+    AppDeploy(Box<AppDeploy>),
     /// A program.
     Command(Box<CommandRun>),
     /// An HTTP endpoint.

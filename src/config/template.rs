@@ -71,8 +71,15 @@ pub fn texts(value: &Value) -> Vec<&str> {
 }
 
 /// Values for placeholders.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Values(BTreeMap<String, String>);
+
+/// Without what differs from run to run of the same delivery: a plan's hash is made of it.
+impl serde::Serialize for Values {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().filter(|(name, _)| !matches!(name.as_str(), "actor" | "run_url")))
+    }
+}
 
 impl Values {
     /// Adds a value; `None` leaves the name unset.
@@ -100,6 +107,23 @@ impl Values {
             Value::Array(items) => Value::Array(items.iter().map(|item| self.fill_json(item)).collect::<Result<_, _>>()?),
             Value::Object(map) => {
                 let filled = map.iter().map(|(key, item)| Ok((key.clone(), self.fill_json(item)?)));
+                Value::Object(filled.collect::<Result<_, String>>()?)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        })
+    }
+
+    /// Fills every text of a file's content by `fill_known`; keys stay as they are. Misspelt names go to `odd`.
+    pub fn fill_known_json(&self, value: &Value, odd: &mut dyn FnMut(String)) -> Result<Value, String> {
+        Ok(match value {
+            Value::String(text) => {
+                let (filled, names) = self.fill_known(text)?;
+                names.into_iter().for_each(&mut *odd);
+                Value::String(filled)
+            }
+            Value::Array(items) => Value::Array(items.iter().map(|item| self.fill_known_json(item, odd)).collect::<Result<_, _>>()?),
+            Value::Object(map) => {
+                let filled = map.iter().map(|(key, item)| Ok((key.clone(), self.fill_known_json(item, odd)?)));
                 Value::Object(filled.collect::<Result<_, String>>()?)
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),

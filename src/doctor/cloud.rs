@@ -45,7 +45,14 @@ pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)
                         looks.entry(key).or_insert(look);
                     }
                 }
-                Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::Migrate(_) | Work::Remove(_) | Work::RemovePreview => {}
+                Work::Lock
+                | Work::Image(_)
+                | Work::Tags(_)
+                | Work::Record
+                | Work::Migrate(_)
+                | Work::Trigger(_)
+                | Work::Remove(_)
+                | Work::RemovePreview => {}
             }
         }
     }
@@ -73,10 +80,24 @@ fn roles(loaded: &Loaded, plans: &[(String, Plan)], role_of: &dyn Fn(&str) -> Op
         plan.images.iter().any(|image| image.build.repository.ecr().is_some())
             || plan.steps.iter().any(|step| match &step.work {
                 Work::Drain(_) => true,
-                Work::Target(work) => matches!(&work.system, System::Kubernetes(kubernetes) if kubernetes.target.cluster.is_some()),
-                Work::Lock | Work::Image(_) | Work::Tags(_) | Work::Record | Work::Migrate(_) | Work::Remove(_) | Work::RemovePreview => {
-                    false
-                }
+                Work::Target(work) => match &work.system {
+                    System::Kubernetes(kubernetes) => kubernetes.target.cluster.is_some(),
+                    System::Ecs(_) => true,
+                    System::Swarm(_)
+                    | System::Heroku(_)
+                    | System::Awx(_)
+                    | System::AppDeploy(_)
+                    | System::Command(_)
+                    | System::Webhook(_) => false,
+                },
+                Work::Lock
+                | Work::Image(_)
+                | Work::Tags(_)
+                | Work::Record
+                | Work::Migrate(_)
+                | Work::Trigger(_)
+                | Work::Remove(_)
+                | Work::RemovePreview => false,
             })
     };
     let mut roles: BTreeSet<Option<String>> = plans.iter().filter(|(_, plan)| uses_aws(plan)).map(|(name, _)| role_of(name)).collect();
@@ -99,7 +120,14 @@ fn target<'a>(
             let key = format!("4 {name} {} {:?} {:?}", work.namespace, work.target.cluster, work.target.context);
             Some((key, Box::pin(cluster(world, name, work))))
         }
-        System::Awx(_) | System::Swarm(_) | System::Command(_) | System::Webhook(_) => {
+        System::Heroku(_) if plan.is_preview => None,
+        System::Awx(_)
+        | System::Swarm(_)
+        | System::Heroku(_)
+        | System::Ecs(_)
+        | System::AppDeploy(_)
+        | System::Command(_)
+        | System::Webhook(_) => {
             let look = async move {
                 let said = in_time(targets::look(world, &loaded.folder, work)).await;
                 let named = |error: Error| Error { sentence: format!("{name}: {}", error.sentence), ..error };

@@ -71,7 +71,7 @@ impl Answer {
     }
 
     /// A rate limit: how long to wait. A 403 for lack of permission is none.
-    fn rate_limited(&self) -> Option<Duration> {
+    pub(crate) fn rate_limited(&self) -> Option<Duration> {
         if !matches!(self.status, 403 | 429) {
             return None;
         }
@@ -347,7 +347,7 @@ impl GitHub {
     }
 }
 
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 

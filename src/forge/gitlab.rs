@@ -295,14 +295,6 @@ impl GitLab {
         ))
     }
 
-    /// The job's token, which a trigger takes in its form.
-    pub(super) fn trigger_token(&self) -> Option<String> {
-        match &self.client.token {
-            Token::Job(secret) => Some(secret.expose().to_owned()),
-            Token::Access(_) => None,
-        }
-    }
-
     /// The project's part of a path.
     pub(super) fn at(&self, rest: &str) -> String {
         format!("projects/{}/{rest}", super::github::encode(&self.project))

@@ -181,26 +181,6 @@ impl GitLab {
         Ok(found.map(|release| release.pointer("/upcoming_release").and_then(Value::as_bool).unwrap_or(false)))
     }
 
-    /// Starts a pipeline of another project; its address. A trigger token or a job token stands in the form, not in the address.
-    pub async fn trigger(&self, project: &str, reference: &str, variables: &[(&str, &str)]) -> Result<Option<String>> {
-        let mut form = vec![("ref".to_owned(), reference.to_owned())];
-        form.extend(self.trigger_token().map(|token| ("token".to_owned(), token)));
-        form.extend(variables.iter().map(|(name, value)| (format!("variables[{name}]"), (*value).to_owned())));
-        let encoded = super::github::encode(project);
-        // Only a job's token may trigger; an access token starts a pipeline in its user's name.
-        let path = if self.has_access_token() { "pipeline" } else { "trigger/pipeline" };
-        let mut endpoint = Plain { method: Method::POST, form, ..Plain::get(format!("projects/{encoded}/{path}")) };
-        if self.has_access_token() {
-            endpoint.form.retain(|(name, _)| name == "ref");
-            for (name, value) in variables {
-                endpoint.form.push(("variables[][key]".into(), (*name).to_owned()));
-                endpoint.form.push(("variables[][value]".into(), (*value).to_owned()));
-            }
-        }
-        let made = self.ask(&endpoint, &format!("start a pipeline of {project}")).await?;
-        Ok(text(&made, "/web_url"))
-    }
-
     /// The job that holds a resource group now. Before 18.6, and to the job's own token, GitLab does not tell.
     pub async fn holder_of(&self, resource_group: &str) -> Result<Holder> {
         if !self.has_access_token() {

@@ -185,6 +185,8 @@ pub enum Work {
     Migrate(Box<MigrateWork>),
     /// Deploy to a target.
     Target(Box<targets::Work>),
+    /// Start a pipeline elsewhere.
+    Trigger(Box<TriggerWork>),
     /// Remove what a preview has at a target.
     Remove(Box<targets::Work>),
     /// Close the records of a pull request.
@@ -221,11 +223,22 @@ pub struct MigrateWork {
     pub values: config::template::Values,
 }
 
+/// A pipeline to start elsewhere, with its placeholders.
+#[derive(Clone, Debug, Serialize)]
+pub struct TriggerWork {
+    /// What is started.
+    pub trigger: config::Trigger,
+    /// The values of the placeholders that are filled when the images are there.
+    pub values: config::template::Values,
+}
+
 /// How a migration is run.
 #[derive(Clone, Debug, Serialize)]
 pub enum MigrateRun {
     /// As a Job in a cluster.
     KubernetesJob(Box<targets::kubernetes::job::Work>),
+    /// As a one-off dyno.
+    HerokuRun(Box<config::HerokuRun>),
     /// As a program beside tidegate.
     Command(Box<config::CommandRun>),
 }

@@ -85,7 +85,9 @@ impl Builder<'_> {
     /// The images are there: from here on only one run goes on. The lease is not held for the length of a build.
     fn begin(&mut self) {
         let images = self.step_ids();
-        let deploys = self.rules.deploy.iter().any(|target| self.is_wanted(target));
+        // A pipeline elsewhere is started once, like a deploy: it needs the lease and the record too.
+        let triggers = self.rules.trigger.iter().any(|trigger| self.is_met(trigger.condition()));
+        let deploys = triggers || self.rules.deploy.iter().any(|target| self.is_wanted(target));
         if deploys {
             self.lock(images);
         }
@@ -115,7 +117,8 @@ impl Builder<'_> {
 
     fn images(&mut self, action: Action) -> Result<()> {
         let version = self.decision.version.clone().ok_or_else(|| Error::new(Reason::Internal, "a plan without a version"))?;
-        let used = |name: &str| action != Action::Reuse || self.rules.deploy.is_empty() || self.is_deployed(name);
+        let nothing_is = !self.rules.deploy.iter().any(|target| self.is_wanted(target));
+        let used = |name: &str| action != Action::Reuse || nothing_is || self.is_deployed(name) || self.is_sent(name);
         let names: Vec<String> = self.config.images.keys().filter(|name| used(name)).cloned().collect();
         for name in names {
             let Some(image) = self.config.images.get(&name) else { continue };
@@ -138,8 +141,9 @@ impl Builder<'_> {
             Target::Kubernetes(kubernetes) => kubernetes.image.as_deref().map_or(only, |image| image == name),
             Target::Swarm(swarm) => swarm.image.as_deref().map_or(only, |image| image == name),
             // What a program or playbook deploys it says itself.
-            Target::Awx(_) | Target::Command(_) | Target::Webhook(_) => true,
-            Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_) => false,
+            Target::Awx(_) | Target::Command(_) | Target::Webhook(_) | Target::AppDeploy(_) => true,
+            Target::Ecs(ecs) => ecs.image.as_deref().map_or(only, |image| image == name),
+            Target::Heroku(heroku) => self.processes(heroku).iter().any(|(_, image)| image == name),
         };
         self.rules.deploy.iter().filter(|target| self.is_wanted(target)).any(takes)
     }

@@ -2,7 +2,7 @@
 //! leaves behind. Pure.
 
 use super::recipes::Builder;
-use super::{MigrateRun, MigrateWork, Rollback, TargetRollback, Work};
+use super::{MigrateRun, MigrateWork, Rollback, TargetRollback, TriggerWork, Work};
 use crate::config::{self, Kubernetes, KubernetesJob, Migrate, MigrateWhen, Runner, Target, TextOrSecret, template};
 use crate::error::{Error, Reason, Result};
 use crate::targets::kubernetes::{self, Workload, is_dns_label};
@@ -13,7 +13,7 @@ use serde_json::Value;
 const ALWAYS: &str = "{project} {environment} {version} {tag} {sha}";
 
 impl Builder<'_> {
-    /// Migrations before the switch, the targets one after another, migrations after it.
+    /// Migrations before the switch, the targets one after another, migrations after it, then pipelines elsewhere.
     pub(super) fn switch(&mut self) -> Result<()> {
         let before = self.step_ids();
         let mut previous: Option<String> = None;
@@ -23,7 +23,7 @@ impl Builder<'_> {
         let mut policies = Vec::new();
         for (index, target) in self.rules.deploy.iter().enumerate() {
             let Some((work, place)) = self.target(index, target)? else { continue }; // refused by config::refuse_unsupported
-            let id = self.target_id("deploy", work.system.name());
+            let id = self.step_id("deploy", work.system.name());
             let (work, why) = self.with_rollback(work);
             policies.push(TargetRollback { id: id.clone(), policy: work.rollback, why });
             let title = format!("{} {place}", work.system.name());
@@ -40,6 +40,25 @@ impl Builder<'_> {
             let to = if goes_back { "what each target ran before" } else { "nowhere" };
             self.plan.rollback = Some(Rollback { to, targets: policies });
         }
+        self.triggers()
+    }
+
+    /// Pipelines elsewhere are started side by side when everything here is done.
+    fn triggers(&mut self) -> Result<()> {
+        let after = self.step_ids();
+        let rules = self.rules;
+        for trigger in &rules.trigger {
+            if !self.is_met(trigger.condition()) {
+                continue;
+            }
+            let mut texts = every_text(trigger);
+            self.check_filled(&texts)?;
+            texts.push(ALWAYS.into());
+            let id = self.step_id("trigger", trigger.name());
+            let title = format!("start {}", self.shown(&[trigger.place()]));
+            let values = self.values.used_by(texts.iter().map(String::as_str));
+            self.step(&id, title, after.clone(), Work::Trigger(Box::new(TriggerWork { trigger: trigger.clone(), values })));
+        }
         Ok(())
     }
 
@@ -47,9 +66,8 @@ impl Builder<'_> {
     pub(super) fn removals(&mut self) -> Result<()> {
         for (index, target) in self.rules.deploy.iter().enumerate() {
             let Some((work, place)) = self.target(index, target)? else { continue };
-            let removable = matches!(&work.system, System::Kubernetes(kubernetes) if !kubernetes.apply.is_empty());
-            if removable {
-                let id = self.target_id("remove", work.system.name());
+            if targets::is_removable(&work.system) {
+                let id = self.step_id("remove", work.system.name());
                 self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
             }
         }
@@ -57,7 +75,7 @@ impl Builder<'_> {
     }
 
     /// deploy.awx, then deploy.awx.2.
-    fn target_id(&self, verb: &str, system: &str) -> String {
+    fn step_id(&self, verb: &str, system: &str) -> String {
         let base = format!("{verb}.{system}");
         let is_free = |id: &String| self.plan.steps.iter().all(|step| step.id != *id);
         let numbered = (2..).map(|number| format!("{base}.{number}"));
@@ -70,12 +88,15 @@ impl Builder<'_> {
         let migrates = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::Before && !migrate.backward_compatible);
         let (policy, why) = match (&work.system, asked, migrates.is_some()) {
             (System::Awx(_), _, _) => (config::Rollback::Never, "only a playbook undoes what a playbook did"),
+            (System::AppDeploy(_), _, _) => (config::Rollback::Never, "what the server did is its own"),
             (System::Webhook(_), _, _) => (config::Rollback::Never, "what the receiver did is its own"),
             (System::Command(command), _, _) if command.undo.is_empty() => (config::Rollback::Never, "no `undo` is given"),
             (_, false, _) => (config::Rollback::Never, "the default"),
             (_, true, true) => (config::Rollback::Never, "the version before may not work with the migrated database"),
             (System::Command(_), true, false) => (config::Rollback::Auto, "by its `undo`"),
-            (System::Kubernetes(_) | System::Swarm(_), true, false) => (config::Rollback::Auto, "to what ran before"),
+            (System::Kubernetes(_) | System::Swarm(_) | System::Heroku(_) | System::Ecs(_), true, false) => {
+                (config::Rollback::Auto, "to what ran before")
+            }
         };
         (targets::Work { rollback: policy, ..work }, why.to_owned())
     }
@@ -122,13 +143,28 @@ impl Builder<'_> {
                 };
                 (System::Webhook(webhook.clone()), config::Rollback::Never, None, texts, place)
             }
-            Target::Heroku(_) | Target::Ecs(_) | Target::AppDeploy(_) => return Ok(None),
+            Target::Heroku(heroku) => {
+                let app = targets::heroku::app_name(&self.fill("deploy", &heroku.app)?);
+                let processes = self.processes(heroku);
+                let work = targets::heroku::Work { target: heroku.as_ref().clone(), app: app.clone(), processes, aws: self.aws() };
+                (System::Heroku(Box::new(work)), auto(heroku.rollback), None, every_text(heroku.as_ref()), app)
+            }
+            Target::Ecs(ecs) => {
+                let place = format!("{}/{}", self.fill("deploy", &ecs.cluster)?, self.fill("deploy", &ecs.service)?);
+                (System::Ecs(ecs.clone()), auto(ecs.rollback), self.image_name(ecs.image.as_deref()), every_text(ecs.as_ref()), place)
+            }
+            Target::AppDeploy(app) => {
+                let place = targets::proof::shown(&self.fill("deploy", &app.url)?);
+                (System::AppDeploy(app.clone()), config::Rollback::Never, None, every_text(app.as_ref()), place)
+            }
         };
         self.check_filled(&texts)?;
         match &system {
             System::Kubernetes(work) if !work.apply.is_empty() => texts.push(every_name(self.config)),
-            System::Command(_) | System::Webhook(_) => texts.push(ALWAYS.into()),
-            System::Kubernetes(_) | System::Swarm(_) | System::Awx(_) => {}
+            System::Command(_) | System::Webhook(_) | System::AppDeploy(_) => texts.push(ALWAYS.into()),
+            System::Heroku(_) => texts.push("{environment} {branch}".into()), // which layers of config vars are meant
+            System::Ecs(ecs) if ecs.task_definition.is_some() => texts.push(every_name(self.config)),
+            System::Kubernetes(_) | System::Swarm(_) | System::Awx(_) | System::Ecs(_) => {}
         }
         let values = self.values.used_by(texts.iter().map(String::as_str));
         Ok(Some((targets::Work { system, rollback, image, values, aws: self.aws() }, place)))
@@ -141,7 +177,19 @@ impl Builder<'_> {
 
     /// Whether the target's condition is met in this run.
     pub(super) fn is_wanted(&self, target: &Target) -> bool {
-        target.condition().is_none_or(|condition| self.values.get(&format!("var.{}", condition.var)).is_some_and(|value| !value.is_empty()))
+        self.is_met(target.condition())
+    }
+
+    /// Whether a pipeline elsewhere is told of an image.
+    pub(super) fn is_sent(&self, image: &str) -> bool {
+        let wanted = self.rules.trigger.iter().filter(|trigger| self.is_met(trigger.condition()));
+        let names = [format!("image.{image}"), format!("digest.{image}")];
+        wanted.flat_map(every_text).flat_map(|text| template::names(&text)).any(|name| names.contains(&name))
+    }
+
+    /// Whether a condition is met in this run.
+    pub(super) fn is_met(&self, condition: Option<&config::Condition>) -> bool {
+        condition.is_none_or(|condition| self.values.get(&format!("var.{}", condition.var)).is_some_and(|value| !value.is_empty()))
     }
 
     /// A placeholder without a value is known before anything is built. Images get theirs later.
@@ -157,6 +205,14 @@ impl Builder<'_> {
     fn shown(&self, argv: &[String]) -> String {
         let words: Vec<String> = argv.iter().map(|word| self.values.fill(word).unwrap_or_else(|_later| word.clone())).collect();
         crate::forge::github::cut(&words.join(" "), 80)
+    }
+
+    /// Process types and the images they run: `web` runs the only one when nothing is said.
+    pub(super) fn processes(&self, heroku: &config::Heroku) -> Vec<(String, String)> {
+        if heroku.processes.is_empty() {
+            return self.config.images.keys().next().map(|image| ("web".to_owned(), image.clone())).into_iter().collect();
+        }
+        heroku.processes.iter().map(|(process, image)| (process.clone(), image.clone())).collect()
     }
 
     fn image_name(&self, named: Option<&str>) -> Option<String> {
@@ -208,6 +264,13 @@ impl Builder<'_> {
                 let what = if job.command.is_empty() { job.manifest.clone().unwrap_or_default() } else { self.shown(&job.command) };
                 let title = format!("migrate: a job in {} runs {what}", work.namespace);
                 (MigrateRun::KubernetesJob(Box::new(work)), texts, title)
+            }
+            Runner::HerokuRun(run) => {
+                let texts = every_text(run.as_ref());
+                self.check_filled(&texts)?;
+                let app = targets::heroku::app_name(&self.fill("migrate.run.heroku-run", &run.app)?);
+                let title = format!("migrate: a dyno of {app} runs {}", self.shown(&run.command));
+                (MigrateRun::HerokuRun(Box::new(config::HerokuRun { app, ..run.as_ref().clone() })), texts, title)
             }
             Runner::Command(command) => {
                 let mut texts = every_text(command.as_ref());

@@ -17,6 +17,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     let mut world = shared.world();
     match target.split_once('.') {
         Some(("AmazonEC2ContainerRegistry_V20150921", action)) => ecr(&mut world, action, &asked.json()),
+        Some(("AmazonEC2ContainerServiceV20141113", action)) => super::ecs::answer(&mut world, action, &asked.json()),
         Some(("AmazonSQS", action)) => sqs(&mut world, action, &region, &asked.json()),
         Some(_) => error(400, "UnknownOperationException", "unknown service"),
         None => sts(&mut world, asked),
@@ -29,7 +30,7 @@ fn region(asked: &Asked) -> String {
     scope.split('/').nth(2).unwrap_or("us-east-1").to_owned()
 }
 
-fn error(status: u16, code: &str, message: &str) -> Response {
+pub(super) fn error(status: u16, code: &str, message: &str) -> Response {
     let mut response = json_answer(status, &json!({"__type": code, "message": message}));
     if let Ok(value) = code.parse() {
         response.headers_mut().insert("x-amzn-errortype", value);

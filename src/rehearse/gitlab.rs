@@ -37,8 +37,6 @@ pub struct Project {
     pub upcoming: Vec<String>,
     /// Tags with a release.
     pub releases: Vec<String>,
-    /// Pipelines that were started: the project and what was sent.
-    pub pipelines: Vec<(String, BTreeMap<String, String>)>,
     /// Files of generic packages, by path.
     pub packages: BTreeMap<(String, String, String), String>,
     /// Where downloads of packages are: another server's address, instead of GitLab itself.
@@ -169,9 +167,6 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         return json_answer(200, &user("project_7_bot"));
     }
     let Some(["projects", id, rest @ ..]) = parts.get(..) else { return refused(404, "404 Not Found") };
-    if rest == ["trigger", "pipeline"] || (rest == ["pipeline"] && asked.method == "POST") {
-        return trigger(&mut world.gitlab, asked, id);
-    }
     if *id != PROJECT.to_string() && *id != world.github.repository {
         return refused(404, "404 Project Not Found");
     }
@@ -184,7 +179,6 @@ fn job_may(method: &str, parts: &[&str]) -> bool {
         ["projects", _, "deployments" | "environments" | "releases" | "packages", ..] => true,
         ["projects", _, "repository", "tags" | "branches" | "commits", ..] => method == "GET",
         ["projects", _, "merge_requests", ..] => method == "GET",
-        ["projects", _, "trigger", "pipeline"] => method == "POST",
         _other => false,
     }
 }
@@ -479,18 +473,4 @@ fn environments(gitlab: &mut Project, asked: &Asked, method: &str, rest: &[&str]
         }
         _other => refused(404, "404 Not Found"),
     }
-}
-
-fn trigger(gitlab: &mut Project, asked: &Asked, project: &str) -> Response {
-    let form = asked.form();
-    if form.get("ref").is_none_or(String::is_empty) {
-        return refused(400, "400 Bad request: ref is missing");
-    }
-    let by_token = form.get("token").is_some_and(|token| token == JOB_TOKEN);
-    if asked.path.ends_with("/trigger/pipeline") && !by_token {
-        return refused(404, "404 Not Found");
-    }
-    gitlab.pipelines.push((project.to_owned(), form));
-    let id = gitlab.id();
-    json_answer(201, &json!({"id": id, "status": "created", "web_url": format!("https://gitlab.com/{project}/-/pipelines/{id}")}))
 }

@@ -21,11 +21,15 @@ use std::sync::{Arc, Mutex};
 
 pub mod aws;
 pub mod awx;
+pub mod cd_server;
+pub mod downstream;
+pub mod ecs;
 pub mod engine;
 pub mod github;
 pub mod github_git;
 pub mod gitlab;
 mod gitlab_job;
+pub mod heroku;
 pub mod hooks;
 pub mod kubernetes;
 mod kubernetes_objects;
@@ -90,10 +94,15 @@ pub async fn rehearse(world: &World, file: Option<&Path>, ci: Option<Host>, rehe
     if !stage.has_engine {
         console.line("  there is no Docker engine here: a stand-in takes its place and pushes a tiny image");
     }
-    if matches!(rehearsal, Rehearsal::Release { .. } | Rehearsal::Deploy { .. }) {
-        // The commit was merged before, out of sight: a release then finds the image that the merge built.
+    // What came before, out of sight: a release finds the image that the merge built, a closed pull request its preview.
+    let before = match rehearsal {
+        Rehearsal::Release { .. } | Rehearsal::Deploy { .. } => Some(Rehearsal::Merge),
+        Rehearsal::PrClosed => Some(Rehearsal::PrOpened),
+        Rehearsal::Merge | Rehearsal::Push { .. } | Rehearsal::PrOpened => None,
+    };
+    if let Some(before) = before {
         let silent = Console::to(Style::Plain, false, Arc::new(Mutex::new(std::io::sink())));
-        stage.play(&loaded, &Rehearsal::Merge, silent).await.ok();
+        stage.play(&loaded, &before, silent).await.ok();
         stage.sandbox.with(|outside| {
             outside.github.comments.clear();
             outside.gitlab.notes.clear();
@@ -139,6 +148,10 @@ impl<'a> Stage<'a> {
         let image = loaded.config.images.values().next().map_or("demo", |image| image.repository.as_str());
         outside.cluster.first_image = format!("{image}:before@sha256:{}", hex(&Sha256::digest(b"before")));
         outside.cluster.log = "listening on :8080\n".into();
+        let apps = heroku_targets(&loaded.config).filter(|heroku| heroku.create.is_none() && !heroku.app.contains('{'));
+        outside.heroku.apps = apps.map(|heroku| (heroku.app.clone(), heroku::App::running())).collect();
+        outside.heroku.phase = vec!["(the output of the release phase)".into()];
+        outside.ecs.containers = ecs_containers(&loaded.config);
         let sandbox = Sandbox::start(outside).await.map_err(failed)?;
         let folder = tempfile::tempdir().map_err(failed)?;
         std::fs::write(folder.path().join("kubeconfig"), sandbox.kubeconfig(&contexts(&loaded.config))).map_err(failed)?;
@@ -220,7 +233,8 @@ impl<'a> Stage<'a> {
         };
         let hosts: Vec<String> =
             config.images.values().filter_map(|image| Some(crate::registry::Repository::parse(&image.repository).ok()?.host)).collect();
-        let endpoints: Vec<String> = hosts.iter().map(|host| format!("{host}=http://{}", self.sandbox.address)).collect();
+        let reached = hosts.iter().map(String::as_str).chain(std::iter::once("registry.heroku.com"));
+        let endpoints: Vec<String> = reached.map(|host| format!("{host}=http://{}", self.sandbox.address)).collect();
         let login = base64::engine::general_purpose::STANDARD.encode(format!("AWS:{}", registry::PASSWORD));
         let logins: serde_json::Map<String, Value> = hosts.iter().map(|host| (host.clone(), json!({"auth": login}))).collect();
         let shown = path.display().to_string();
@@ -280,8 +294,24 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The pretend AWX knows one login; everything else takes any secret.
+fn heroku_targets(config: &Config) -> impl Iterator<Item = &crate::config::Heroku> {
+    config.environments.values().flat_map(|environment| &environment.deploy).filter_map(|target| match target {
+        Target::Heroku(heroku) => Some(heroku.as_ref()),
+        Target::Kubernetes(_)
+        | Target::Swarm(_)
+        | Target::Awx(_)
+        | Target::Ecs(_)
+        | Target::AppDeploy(_)
+        | Target::Command(_)
+        | Target::Webhook(_) => None,
+    })
+}
+
+/// The pretend AWX and Heroku know one login each; everything else takes any secret.
 fn pretend_secret(config: &Config, secret: &str) -> Option<&'static str> {
+    if heroku_targets(config).any(|heroku| heroku.token.env == secret) {
+        return Some(heroku::KEY);
+    }
     let targets = config.environments.values().flat_map(|environment| &environment.deploy);
     let mut logins = targets.filter_map(|target| match target {
         Target::Awx(awx) => Some(awx),
@@ -302,6 +332,27 @@ fn pretend_secret(config: &Config, secret: &str) -> Option<&'static str> {
             (_, _) => None,
         }
     })
+}
+
+/// The containers that services of the pretend ECS have: those that are named, or one for each image, which runs an older one.
+fn ecs_containers(config: &Config) -> Vec<(String, String)> {
+    let mut containers: Vec<(String, String)> = Vec::new();
+    for target in config.environments.values().flat_map(|environment| &environment.deploy) {
+        let Target::Ecs(ecs) = target else { continue };
+        let (key, image) = match &ecs.image {
+            Some(key) => (key.as_str(), config.images.get(key)),
+            None => config.images.first().map_or(("app", None), |(key, image)| (key.as_str(), Some(image))),
+        };
+        let repository = image.map_or("demo", |image| image.repository.as_str());
+        let before = format!("{repository}:before@sha256:{}", hex(&Sha256::digest(b"before")));
+        let task = ecs.run_task.as_ref().and_then(|task| task.container.as_deref());
+        for name in std::iter::once(ecs.container.as_deref().unwrap_or(key)).chain(task) {
+            if !containers.iter().any(|(known, _)| known == name) {
+                containers.push((name.to_owned(), before.clone()));
+            }
+        }
+    }
+    containers
 }
 
 /// The branch that a rehearsal is about.

@@ -1,5 +1,6 @@
 //! The pretend registry: the distribution protocol over memory, with ECR's habits.
 
+use super::heroku;
 use super::sandbox::{Asked, Shared, json_answer};
 use crate::registry::oci::digest_of;
 use axum::body::Body;
@@ -29,6 +30,11 @@ pub const PASSWORD: &str = "sandbox-registry-token";
 pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     use base64::Engine;
     let login = base64::engine::general_purpose::STANDARD.encode(format!("AWS:{PASSWORD}"));
+    if let Some(login) = asked.header("authorization").strip_prefix("Basic ")
+        && heroku::is_login(login)
+    {
+        return heroku::registry(shared, asked);
+    }
     if asked.header("authorization") != format!("Basic {login}") {
         let mut response = error(401, "UNAUTHORIZED", "Not Authorized");
         response
@@ -36,6 +42,11 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
             .insert("www-authenticate", HeaderValue::from_static("Basic realm=\"sandbox\",service=\"ecr.amazonaws.com\""));
         return response;
     }
+    serve(shared, asked)
+}
+
+/// The same for somebody who is let in.
+pub(super) fn serve(shared: &Shared, asked: &Asked) -> Response {
     let rest = asked.path.strip_prefix("/v2/").unwrap_or_default();
     if rest.is_empty() {
         return json_answer(200, &json!({}));
@@ -46,13 +57,17 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     if generous {
         world.repositories.entry(name.to_owned()).or_default();
     }
+    let mounted = asked.parameter("mount").and_then(|digest| {
+        let from = world.repositories.get(&asked.parameter("from")?)?;
+        from.blobs.get(&digest).cloned()
+    });
     let Some(repository) = world.repositories.get_mut(name) else {
         return error(404, "NAME_UNKNOWN", &format!("The repository with name '{name}' does not exist"));
     };
     match (kind, asked.method.as_str()) {
         ("manifests", "GET" | "HEAD") => manifest(repository, reference, asked.method == "HEAD"),
         ("manifests", "PUT") => put_manifest(repository, asked, reference, forgets),
-        ("blobs/uploads", _) => upload(repository, asked, name, reference),
+        ("blobs/uploads", _) => upload(repository, asked, (name, reference), mounted),
         ("blobs", "GET" | "HEAD") => match repository.blobs.get(reference) {
             Some(blob) => bytes_answer(200, blob.clone(), "application/octet-stream", reference, asked.method == "HEAD"),
             None => error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
@@ -62,7 +77,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     }
 }
 
-fn split(rest: &str) -> Option<(&str, &str, &str)> {
+pub(super) fn split(rest: &str) -> Option<(&str, &str, &str)> {
     for kind in ["blobs/uploads", "manifests", "blobs", "tags"] {
         if let Some((name, reference)) = rest.split_once(&format!("/{kind}/")) {
             return Some((name, kind, reference));
@@ -96,7 +111,12 @@ fn put_manifest(repository: &mut Repository, asked: &Asked, reference: &str, for
     bytes_answer(201, bytes::Bytes::new(), "application/json", &digest, false)
 }
 
-fn upload(repository: &mut Repository, asked: &Asked, name: &str, reference: &str) -> Response {
+fn upload(repository: &mut Repository, asked: &Asked, (name, reference): (&str, &str), mounted: Option<bytes::Bytes>) -> Response {
+    if let Some(bytes) = mounted {
+        let digest = digest_of(&bytes);
+        repository.blobs.insert(digest.clone(), bytes);
+        return bytes_answer(201, bytes::Bytes::new(), "application/json", &digest, false);
+    }
     let id = if reference.is_empty() { format!("u{}", repository.uploads.len()) } else { reference.to_owned() };
     let received = {
         let buffer = repository.uploads.entry(id.clone()).or_default();
@@ -136,6 +156,6 @@ fn bytes_answer(status: u16, bytes: bytes::Bytes, media_type: &str, digest: &str
     response.unwrap_or_else(|_invalid| error(500, "UNKNOWN", "unknown"))
 }
 
-fn error(status: u16, code: &str, message: &str) -> Response {
+pub(super) fn error(status: u16, code: &str, message: &str) -> Response {
     json_answer(status, &json!({"errors": [{"code": code, "message": message}]}))
 }

@@ -2,7 +2,7 @@
 //!
 //! It keeps state, writes down everything it saw, and can be told to lie: to say yes and do no.
 
-use super::{aws, awx, engine, github, gitlab, hooks, kubernetes, manifests, registry, swarm};
+use super::{aws, awx, cd_server, downstream, ecs, engine, github, gitlab, heroku, hooks, kubernetes, manifests, registry, swarm};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -73,6 +73,14 @@ pub struct World {
     pub manifests: manifests::Manifests,
     /// AWX's side.
     pub awx: awx::Controller,
+    /// Heroku's side.
+    pub heroku: heroku::Platform,
+    /// The ECS cluster's side.
+    pub ecs: ecs::Clusters,
+    /// The CD server's side.
+    pub cd: cd_server::Server,
+    /// Pipelines elsewhere: GitHub workflows, GitLab pipelines, Travis builds of other projects.
+    pub downstream: downstream::Pipelines,
     /// The swarm's side.
     pub swarm: swarm::Swarm,
     /// Webhooks that were received, and pages that say what runs.
@@ -150,6 +158,7 @@ impl Sandbox {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?.to_string();
         let state = Arc::new(Shared { world: Mutex::new(world), changed: Notify::new(), opened: Notify::new() });
+        heroku::attach(&state).await?;
         let app = axum::Router::new().fallback(serve).with_state(state.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         Ok(Self { state, address })
@@ -212,6 +221,7 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         "github" | "gitlab" if asked.path.contains("acme/manifests/") || asked.path.contains("acme%2Fmanifests/") => {
             manifests::answer(&shared, &asked).unwrap_or_else(|| json_answer(404, &json!({"message": "Not Found"})))
         }
+        "github" | "gitlab" | "travis" if downstream::is_about(&shared, &asked) => downstream::answer(&shared, &asked),
         "github" => github::answer(&shared, &asked),
         "gitlab" => gitlab::answer(&shared, &asked),
         "oidc" => json_answer(200, &json!({"value": shared.world().identity_token()})),
@@ -219,6 +229,8 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         "kube" => kubernetes::answer(&shared, &asked),
         "v2" => registry::answer(&shared, &asked),
         "awx" | "api" => awx::answer(&shared, &asked),
+        "heroku" => heroku::answer(&shared, &asked),
+        "cd" => cd_server::answer(&shared, &asked),
         "hooks" => hooks::answer(&shared, &asked),
         "info" | "services" | "tasks" | "configs" | "secrets" | "containers" => swarm::answer(&shared, &asked),
         "images" if asked.path.ends_with("/json") => swarm::answer(&shared, &asked),

@@ -181,6 +181,7 @@ impl Report {
         let version = self.version.as_deref().unwrap_or("?");
         match self.verdict {
             Verdict::Deployed if self.reason == Reason::Built => format!("{version} is built and tagged for {}", self.place),
+            Verdict::Deployed if self.reason == Reason::Triggered => format!("the pipelines of {} were started for {version}", self.place),
             Verdict::Deployed => format!("{version} runs on {}", self.place),
             Verdict::Removed => format!("{} is removed", self.place),
             Verdict::Skipped if self.reason == Reason::PreviewKept => self.sentence.clone(),

@@ -28,7 +28,8 @@ impl Plan {
                 Rollback::Auto => format!("  (rollback: auto, {})", target.why),
                 Rollback::Never => format!("  (rollback: never, {})", target.why),
             });
-            lines.push(format!("  target  {}{}", step.title, rollback.unwrap_or_default()));
+            let what = if matches!(step.work, Work::Trigger(_)) { "trigger" } else { "target " };
+            lines.push(format!("  {what} {}{}", step.title, rollback.unwrap_or_default()));
         }
         lines.extend(self.warnings.iter().map(|warning| format!("  warning {warning}")));
         lines
@@ -51,5 +52,5 @@ impl Plan {
 }
 
 fn is_shown(work: &Work) -> bool {
-    matches!(work, Work::Migrate(_) | Work::Target(_) | Work::Remove(_) | Work::RemovePreview)
+    matches!(work, Work::Migrate(_) | Work::Target(_) | Work::Trigger(_) | Work::Remove(_) | Work::RemovePreview)
 }

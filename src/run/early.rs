@@ -56,8 +56,13 @@ impl Runner<'_> {
             Work::Target(work) => targets::check(self.world, folder, work),
             Work::Migrate(work) => match &work.run {
                 MigrateRun::Command(command) => targets::command::check(self.world, folder, &work.values, command),
+                MigrateRun::HerokuRun(run) => run
+                    .secret_names()
+                    .into_iter()
+                    .try_for_each(|name| targets::secret(self.world, name, "a secret of the one-off dyno").map(drop)),
                 MigrateRun::KubernetesJob(_) => Ok(()),
             },
+            Work::Trigger(work) => crate::steps::trigger::check(self.world, &work.values, &work.trigger),
             Work::Lock | Work::Tags(_) | Work::Record | Work::Image(_) | Work::Drain(_) | Work::Remove(_) | Work::RemovePreview => Ok(()),
         }
     }

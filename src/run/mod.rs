@@ -4,14 +4,15 @@ use crate::config::OnPartial;
 use crate::context::Outcome;
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
-use crate::plan::{MigrateRun, MigrateWork, Plan, Step, Work};
+use crate::plan::{Plan, Step, Work};
 use crate::registry::Pushed;
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
 use crate::state::records::{Did, RecordedImage};
 use crate::steps::aliases;
 use crate::steps::image::{self, How, Job, Ready};
-use crate::targets::{self, Settled, Site, System, kubernetes};
+use crate::steps::trigger::Started;
+use crate::targets::{self, Settled, Site};
 use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
 use futures::FutureExt;
@@ -22,6 +23,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
+mod around;
 mod early;
 pub mod lease;
 pub mod ledger;
@@ -42,6 +44,8 @@ enum Answer {
     Target(Settled),
     /// What is gone, if anything of ours was there.
     Removed(Option<String>),
+    /// A pipeline elsewhere.
+    Triggered(Started),
     Note(String),
 }
 
@@ -98,7 +102,12 @@ fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
         }
         Ok(()) => {
             report.verdict = Verdict::Deployed;
-            report.reason = if report.targets.is_empty() { Reason::Built } else { Reason::Deployed };
+            let triggers = plan.steps.iter().any(|step| matches!(step.work, Work::Trigger(_)));
+            report.reason = match (report.targets.is_empty(), triggers) {
+                (false, _) => Reason::Deployed,
+                (true, true) => Reason::Triggered,
+                (true, false) => Reason::Built,
+            };
         }
         Err(error) => {
             report.verdict = Verdict::of(&error);
@@ -189,7 +198,9 @@ impl Runner<'_> {
                 failure.get_or_insert(error);
             }
             let lost = failure.as_ref().is_some_and(|error| error.reason == Reason::LockLost);
-            if fails && (lost || !self.goes_on_after_failure(step)) {
+            // Pipelines elsewhere that were started beside this one are followed to their end all the same.
+            let alone = !matches!(step.work, Work::Trigger(_)) && !self.goes_on_after_failure(step);
+            if fails && (lost || alone) {
                 waiting.iter().for_each(|step| report.steps.push(skipped(step)));
                 break; // what still runs (a drain, another build) is dropped
             }
@@ -230,16 +241,22 @@ impl Runner<'_> {
 
     /// A moment for the steps to say where they stopped, then they are dropped. Targets may have to stop something elsewhere.
     async fn stopped<'s>(&self, running: &mut FuturesUnordered<BoxFuture<'s, (&'s Step, Duration, Result<Answer>)>>) -> Error {
-        let reaches_out = |step: &Step| matches!(step.work, Work::Target(_) | Work::Migrate(_));
+        let reaches_out = |step: &Step| matches!(step.work, Work::Target(_) | Work::Migrate(_) | Work::Trigger(_));
         let begun = self.prepared.plan.steps.iter().any(reaches_out);
         let grace = if begun { targets::STOP_LIMIT + CANCEL_GRACE } else { CANCEL_GRACE };
         let mut told: Option<Error> = None;
         let told_all = async {
             while let Some((step, _, answer)) = running.next().await {
                 let error = answer.err().filter(|error| error.reason == Reason::Cancelled);
-                if told.is_none() || reaches_out(step) {
-                    told = error.or(told.take());
-                }
+                told = match (told.take(), error) {
+                    (Some(mut first), Some(next)) if reaches_out(step) && !first.detail.is_empty() => {
+                        first.detail.push(next.sentence);
+                        first.detail.extend(next.detail);
+                        Some(first)
+                    }
+                    (first, next) if first.is_none() || reaches_out(step) => next.or(first),
+                    (first, _) => first,
+                };
                 if told.is_some() && !begun {
                     break;
                 }
@@ -258,6 +275,7 @@ impl Runner<'_> {
             Work::Record => self.record_delivery().await,
             Work::Drain(work) => self.drain(&step.id, work).await,
             Work::Migrate(work) => self.migrate(&step.id, work).await,
+            Work::Trigger(work) => self.trigger(&step.id, work).await,
             Work::Target(work) => self.target(&step.id, work).await,
             Work::Remove(work) => self.remove_target(&step.id, work).await,
             Work::RemovePreview => self.remove_preview().await,
@@ -372,43 +390,6 @@ impl Runner<'_> {
         Ok(Answer::Target(targets::deploy(&self.site(id, &images, &fence, &memory), work).await?))
     }
 
-    async fn migrate(&self, id: &str, work: &MigrateWork) -> Result<Answer> {
-        let fence = self.may_switch(id).await?;
-        let (images, memory) = (self.pushed(), self.ledger.memory(id));
-        let site = self.site(id, &images, &fence, &memory);
-        if targets::Memory::is_done(&memory).await {
-            return Ok(Answer::Note("the run before did it to the end".into()));
-        }
-        let values =
-            targets::with_images(&work.values, images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())));
-        let said = match &work.run {
-            MigrateRun::KubernetesJob(job) => {
-                let image = images.get(&job.image).ok_or_else(|| Error::new(Reason::Internal, "a migration without an image"))?;
-                kubernetes::job::run(&site, job, image, &values).await
-            }
-            MigrateRun::Command(command) => {
-                targets::command::run(&site, &values, command, "migrate").await.map(|()| "it ended with exit code 0".to_owned())
-            }
-        };
-        let said = said.map_err(|error| {
-            let reason = if error.reason == Reason::TargetFailed { Reason::MigrationFailed } else { error.reason };
-            Error { reason, ..error }
-        })?;
-        targets::Memory::note_done(&memory).await?;
-        Ok(Answer::Note(said))
-    }
-
-    async fn remove_target(&self, id: &str, work: &targets::Work) -> Result<Answer> {
-        self.ledger.confirm_lease().await?;
-        let (images, memory, fence) = (BTreeMap::new(), self.ledger.memory(id), self.ledger.fence()?);
-        let site = self.site(id, &images, &fence, &memory);
-        let gone = match &work.system {
-            System::Kubernetes(kubernetes) => kubernetes::remove(&site, kubernetes).await?,
-            System::Swarm(_) | System::Awx(_) | System::Command(_) | System::Webhook(_) => None,
-        };
-        Ok(Answer::Removed(gone))
-    }
-
     /// Writes a step's end into report and log. Returns the error of a failed step.
     fn note(&self, report: &mut Report, step: &Step, length: Duration, answer: Result<Answer>) -> Result<()> {
         let console = &self.world.console;
@@ -436,6 +417,10 @@ impl Runner<'_> {
     fn record(&self, report: &mut Report, step: &Step, answer: Answer) -> String {
         match answer {
             Answer::Note(note) => note,
+            Answer::Triggered(Started { said, url, run: _ }) => {
+                report.urls.extend(url.map(|url| (step.id.clone(), url)));
+                said
+            }
             Answer::Removed(None) => "nothing of ours is there".to_owned(),
             Answer::Removed(Some(detail)) => {
                 let target = ReportedTarget { id: step.id.clone(), verdict: Verdict::Removed, detail: detail.clone(), url: None };

@@ -1,4 +1,4 @@
-//! The steps before the switch.
+//! The steps around the switch.
 
 pub mod aliases;
 pub mod context_tar;
@@ -7,3 +7,4 @@ pub mod engine;
 pub mod image;
 mod progress;
 pub mod session;
+pub mod trigger;

@@ -10,8 +10,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+pub mod app_deploy;
 pub mod awx;
 pub mod command;
+pub mod ecs;
+pub mod heroku;
 pub mod kubernetes;
 pub mod proof;
 pub mod swarm;
@@ -42,8 +45,14 @@ pub enum System {
     Kubernetes(Box<kubernetes::Work>),
     /// Services of a swarm.
     Swarm(Box<config::Swarm>),
+    /// An app on Heroku.
+    Heroku(Box<heroku::Work>),
     /// A job or workflow template.
     Awx(Box<config::Awx>),
+    /// A service of an ECS cluster.
+    Ecs(Box<config::Ecs>),
+    /// An app on a CD server.
+    AppDeploy(Box<config::AppDeploy>),
     /// A program.
     Command(Box<config::CommandRun>),
     /// An HTTP endpoint.
@@ -56,7 +65,10 @@ impl System {
         match self {
             Self::Kubernetes(_) => "kubernetes",
             Self::Swarm(_) => "swarm",
+            Self::Heroku(_) => "heroku",
             Self::Awx(_) => "awx",
+            Self::Ecs(_) => "ecs",
+            Self::AppDeploy(_) => "app_deploy",
             Self::Command(_) => "command",
             Self::Webhook(_) => "webhook",
         }
@@ -112,6 +124,7 @@ pub trait Memory: Sync {
 }
 
 /// What a target is given.
+#[derive(Clone)]
 pub struct Site<'a> {
     /// The surroundings.
     pub world: &'a World,
@@ -279,7 +292,10 @@ pub async fn deploy(site: &Site<'_>, work: &Work) -> Result<Settled> {
     match &work.system {
         System::Kubernetes(kubernetes) => kubernetes::deploy(site, work, kubernetes).await,
         System::Swarm(swarm) => swarm::deploy(site, work, swarm).await,
+        System::Heroku(heroku) => heroku::deploy(site, work, heroku).await,
         System::Awx(awx) => awx::deploy(site, work, awx).await,
+        System::Ecs(ecs) => ecs::deploy(site, work, ecs).await,
+        System::AppDeploy(app) => app_deploy::deploy(site, work, app).await,
         System::Command(command) => command::deploy(site, work, command).await,
         System::Webhook(webhook) => webhook::deploy(site, work, webhook).await,
     }
@@ -290,9 +306,30 @@ pub async fn runs(site: &Site<'_>, work: &Work) -> Result<Option<Settled>> {
     match &work.system {
         System::Kubernetes(kubernetes) => kubernetes::runs(site, work, kubernetes).await,
         System::Swarm(swarm) => swarm::runs(site, work, swarm).await,
+        System::Heroku(heroku) => heroku::runs(site, work, heroku).await,
         System::Awx(awx) => awx::runs(site, work, awx).await,
+        System::Ecs(ecs) => ecs::runs(site, work, ecs).await,
+        System::AppDeploy(app) => app_deploy::runs(site, work, app).await,
         System::Command(command) => command::runs(site, work, command).await,
         System::Webhook(webhook) => webhook::runs(site, work, webhook).await,
+    }
+}
+
+/// Whether a target makes something of its own for a preview, which goes when the pull request is closed.
+pub fn is_removable(system: &System) -> bool {
+    match system {
+        System::Kubernetes(kubernetes) => !kubernetes.apply.is_empty(),
+        System::Heroku(heroku) => heroku.target.create.is_some(),
+        System::Swarm(_) | System::Awx(_) | System::Ecs(_) | System::AppDeploy(_) | System::Command(_) | System::Webhook(_) => false,
+    }
+}
+
+/// Removes what a preview has at a target; what is gone, if anything of ours was there.
+pub async fn remove(site: &Site<'_>, work: &Work) -> Result<Option<String>> {
+    match &work.system {
+        System::Kubernetes(kubernetes) => kubernetes::remove(site, kubernetes).await,
+        System::Heroku(heroku) => heroku::remove(site, heroku).await,
+        System::Swarm(_) | System::Awx(_) | System::Ecs(_) | System::AppDeploy(_) | System::Command(_) | System::Webhook(_) => Ok(None),
     }
 }
 
@@ -301,7 +338,10 @@ pub fn check(world: &World, folder: &Path, work: &Work) -> Result<()> {
     match &work.system {
         System::Kubernetes(kubernetes) => kubernetes::check(world, folder, work, kubernetes),
         System::Swarm(swarm) => swarm::check(world, folder, swarm),
+        System::Heroku(heroku) => heroku::check(world, work, heroku),
         System::Awx(awx) => awx::check(world, awx),
+        System::Ecs(ecs) => ecs::check(world, folder, work, ecs),
+        System::AppDeploy(app) => app_deploy::check(world, folder, app),
         System::Command(command) => command::check(world, folder, &work.values, command),
         System::Webhook(webhook) => webhook::check(world, folder, webhook),
     }
@@ -313,7 +353,7 @@ struct Forgetful;
 #[async_trait::async_trait]
 impl Memory for Forgetful {
     async fn delivery(&self) -> String {
-        "doctor".into()
+        crate::report::outputs::random()
     }
 
     async fn started(&self) -> Option<String> {
@@ -335,15 +375,25 @@ impl Memory for Forgetful {
 
 /// Looks at a target without a delivery: nothing is changed.
 pub async fn look(world: &World, folder: &Path, work: &Work) -> Result<String> {
+    check(world, folder, work)?;
+    alone(world, "look", async |site| look_at(&Site { folder, ..site.clone() }, work).await).await
+}
+
+/// A site without a delivery: no images, no lease, and a journal of nothing.
+pub async fn alone<T>(world: &World, step: &str, act: impl AsyncFnOnce(&Site<'_>) -> Result<T>) -> Result<T> {
     let (images, fence) = (BTreeMap::new(), Fence { place: String::new(), number: 0 });
     let forge = crate::forge::Forge::Absent { why: "nobody is told".into() };
-    let owner = String::new();
-    let site =
-        Site { world, folder, step: "look", images: &images, fence: &fence, memory: &Forgetful, forge: &forge, is_preview: false, owner };
-    check(world, folder, work)?;
+    let (folder, owner) = (Path::new("."), String::new());
+    act(&Site { world, folder, step, images: &images, fence: &fence, memory: &Forgetful, forge: &forge, is_preview: false, owner }).await
+}
+
+async fn look_at(site: &Site<'_>, work: &Work) -> Result<String> {
     match &work.system {
-        System::Awx(awx) => awx::look(&site, work, awx).await,
-        System::Swarm(swarm) => swarm::look(&site, work, swarm).await,
+        System::Heroku(heroku) => heroku::look(site, work, heroku).await,
+        System::Awx(awx) => awx::look(site, work, awx).await,
+        System::Ecs(ecs) => ecs::look(site, work, ecs).await,
+        System::AppDeploy(_) => Ok("the id and the secret of the deployment are set (nothing is asked for)".into()),
+        System::Swarm(swarm) => swarm::look(site, work, swarm).await,
         System::Command(command) => {
             Ok(format!("`{}` and its secrets are there (it is not run)", command.run.first().map(String::as_str).unwrap_or_default()))
         }

@@ -6,7 +6,7 @@ use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use aws_config::{BehaviorVersion, Region, SdkConfig, identity::IdentityCache, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig, tls};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use std::time::Duration;
@@ -174,18 +174,43 @@ where
     let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default();
     let status = error.raw_response().map(|response| response.status().as_u16());
     let chain = http::chain(error);
-    if let Some((_, refusal)) = chain.split_once(REFUSAL) {
-        let (said, hint) = refusal.split_once('\n').unwrap_or((refusal, ""));
-        return Error::new(Reason::AuthDenied, format!("{what}: {REFUSAL}{said}")).hint(hint);
+    if let Some(error) = not_let_in(what, &chain) {
+        return error;
     }
     if matches!(error, SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)) && is_about_credentials(&chain) {
-        return Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials")).hint(
-            "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, `role-to-assume`); on GitLab: the same role and \
-             `id_tokens: {TIDEGATE_ID_TOKEN: {aud: sts.amazonaws.com}}`; by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",
-        );
+        return without_credentials(what);
     }
     let said = if message.is_empty() && code.is_empty() { chain } else { format!("{code}: {message}").trim_matches([':', ' ']).to_owned() };
-    let sentence = format!("{what}: {said}");
+    judged(format!("{what}: {said}"), otherwise, code, status)
+}
+
+/// The credentials of a configuration, for requests that are signed here. `what` is a phrase as in `failure`.
+pub async fn credentials(config: &SdkConfig, what: &str) -> Result<Credentials> {
+    let provider = config.credentials_provider().ok_or_else(|| without_credentials(what))?;
+    provider.provide_credentials().await.map_err(|error| {
+        let chain = http::chain(&error);
+        let lost = || Error::new(Reason::TargetFailed, format!("{what}: {chain}"));
+        let missing = || if is_about_credentials(&chain) { without_credentials(what) } else { lost() };
+        not_let_in(what, &chain).unwrap_or_else(missing)
+    })
+}
+
+/// STS said no, as our own identity has put it.
+fn not_let_in(what: &str, chain: &str) -> Option<Error> {
+    let (_, refusal) = chain.split_once(REFUSAL)?;
+    let (said, hint) = refusal.split_once('\n').unwrap_or((refusal, ""));
+    Some(Error::new(Reason::AuthDenied, format!("{what}: {REFUSAL}{said}")).hint(hint))
+}
+
+fn without_credentials(what: &str) -> Error {
+    Error::new(Reason::AuthMissing, format!("{what}: there are no AWS credentials")).hint(
+        "in GitHub: `permissions: id-token: write` and a role (`aws: {role: …}`, `role-to-assume`); on GitLab: the same role and \
+         `id_tokens: {TIDEGATE_ID_TOKEN: {aud: sts.amazonaws.com}}`; by hand: AWS_PROFILE or AWS_ACCESS_KEY_ID",
+    )
+}
+
+/// What an error code of AWS means for us.
+pub fn judged(sentence: String, otherwise: Reason, code: &str, status: Option<u16>) -> Error {
     if code.contains("Expired") {
         return Error::new(Reason::AuthExpired, sentence)
             .hint("the session is over: sign in again, or let tidegate assume the role itself (`aws: {role: …}`)");

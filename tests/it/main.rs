@@ -6,6 +6,7 @@
 
 mod access;
 mod action;
+mod app_deploy;
 mod awx;
 mod by_hand;
 mod cancel;
@@ -14,9 +15,11 @@ mod comments;
 mod contracts;
 mod doctor;
 mod drain;
+mod ecs;
 mod events;
 mod gitlab;
 mod gitops;
+mod heroku;
 mod image;
 mod init;
 mod kubernetes;
@@ -34,5 +37,6 @@ mod release;
 mod state;
 mod swarm;
 mod tls;
+mod trigger;
 mod webhook;
 mod world;

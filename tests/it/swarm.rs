@@ -268,7 +268,7 @@ fn an_engine_behind_tls_wants_our_certificate() {
     let config =
         ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_client_cert_verifier(verifier);
     let config = config.with_single_cert(vec![server.der().clone()], PrivateKeyDer::try_from(server_key.serialize_der()).unwrap()).unwrap();
-    let port = crate::tls::relay(&world, config);
+    let port = crate::tls::relay(&world, &world.sandbox.address, config);
     let address = world.sandbox.address.clone();
     world.configure(&format!("tcp://{address}\", services"), &format!("tcp://localhost:{port}\", services"));
     world.commit("tls");

@@ -21,6 +21,11 @@ pub fn authority() -> CertifiedIssuer<'static, KeyPair> {
 
 /// The sandbox behind TLS, with a certificate of a private authority. Its port, and the authority in PEM.
 pub fn tls_in_front_of(world: &World) -> (u16, String) {
+    tls_before(world, &world.sandbox.address)
+}
+
+/// The same for any address.
+pub fn tls_before(world: &World, inner: &str) -> (u16, String) {
     let authority = authority();
     let key = KeyPair::generate().unwrap();
     let names = vec![NAME.to_owned(), "localhost".to_owned()];
@@ -28,18 +33,18 @@ pub fn tls_in_front_of(world: &World) -> (u16, String) {
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let config = config.with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
-    (relay(world, config), authority.pem())
+    (relay(world, inner, config), authority.pem())
 }
 
-/// A port behind which the sandbox answers whoever this server side of TLS lets in.
-pub fn relay(world: &World, config: ServerConfig) -> u16 {
+/// A port behind which an address answers whoever this server side of TLS lets in.
+pub fn relay(world: &World, inner: &str, config: ServerConfig) -> u16 {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (listener, port) = world.runtime().block_on(async {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         (listener, port)
     });
-    let inner = world.sandbox.address.clone();
+    let inner = inner.to_owned();
     world.runtime().spawn(async move {
         while let Ok((outer, _)) = listener.accept().await {
             let (acceptor, inner) = (acceptor.clone(), inner.clone());

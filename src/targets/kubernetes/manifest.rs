@@ -70,7 +70,7 @@ pub fn load(folder: &Path, globs: &[String], values: &Values, odd: &mut dyn FnMu
     let mut manifests = Vec::new();
     for (path, file) in files(folder, globs)? {
         for document in documents(&path, &file)? {
-            let value = fill(&document, values, &mut |name| odd(hint(&file, &name))).map_err(|why| wrong(&file, why))?;
+            let value = values.fill_known_json(&document, &mut |name| odd(hint(&file, &name))).map_err(|why| wrong(&file, why))?;
             flatten(value, &file, &mut manifests)?;
         }
     }
@@ -149,31 +149,6 @@ fn documents(path: &Path, file: &str) -> Result<Vec<Value>> {
         }
     }
     Ok(documents)
-}
-
-fn fill(value: &Value, values: &Values, odd: &mut dyn FnMut(String)) -> std::result::Result<Value, String> {
-    Ok(match value {
-        Value::String(text) => {
-            let (filled, names) = values.fill_known(text)?;
-            names.into_iter().for_each(&mut *odd);
-            Value::String(filled)
-        }
-        Value::Array(items) => {
-            let mut filled = Vec::new();
-            for item in items {
-                filled.push(fill(item, values, odd)?);
-            }
-            Value::Array(filled)
-        }
-        Value::Object(map) => {
-            let mut filled = serde_json::Map::new();
-            for (key, item) in map {
-                filled.insert(key.clone(), fill(item, values, odd)?);
-            }
-            Value::Object(filled)
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
-    })
 }
 
 /// A `List` stands for its items.

@@ -1,0 +1,60 @@
+//! What a run does around the switch: migrations, pipelines elsewhere, and the removal of a preview.
+
+use super::{Answer, Runner};
+use crate::error::{Error, Reason, Result};
+use crate::plan::{MigrateRun, MigrateWork, TriggerWork};
+use crate::state::records::Did;
+use crate::steps::trigger;
+use crate::targets::{self, Memory, kubernetes};
+use std::collections::BTreeMap;
+
+impl Runner<'_> {
+    pub(super) async fn migrate(&self, id: &str, work: &MigrateWork) -> Result<Answer> {
+        let fence = self.may_switch(id).await?;
+        let (images, memory) = (self.pushed(), self.ledger.memory(id));
+        let site = self.site(id, &images, &fence, &memory);
+        if memory.is_done().await {
+            return Ok(Answer::Note("the run before did it to the end".into()));
+        }
+        let values =
+            targets::with_images(&work.values, images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())));
+        let said = match &work.run {
+            MigrateRun::KubernetesJob(job) => {
+                let image = images.get(&job.image).ok_or_else(|| Error::new(Reason::Internal, "a migration without an image"))?;
+                kubernetes::job::run(&site, job, image, &values).await
+            }
+            MigrateRun::HerokuRun(run) => targets::heroku::run_off(&site, &values, run).await,
+            MigrateRun::Command(command) => {
+                targets::command::run(&site, &values, command, "migrate").await.map(|()| "it ended with exit code 0".to_owned())
+            }
+        };
+        let said = said.map_err(|error| {
+            let reason = if error.reason == Reason::TargetFailed { Reason::MigrationFailed } else { error.reason };
+            Error { reason, ..error }
+        })?;
+        memory.note_done().await?;
+        Ok(Answer::Note(said))
+    }
+
+    pub(super) async fn trigger(&self, id: &str, work: &TriggerWork) -> Result<Answer> {
+        self.ledger.confirm().await?; // nothing older is sent over what is newer
+        self.ledger.note(id, Did::Switching).await?;
+        let (images, memory, fence) = (self.pushed(), self.ledger.memory(id), self.ledger.fence()?);
+        if memory.is_done().await {
+            return Ok(Answer::Note("the run before did it to the end".into()));
+        }
+        let site = self.site(id, &images, &fence, &memory);
+        let values =
+            targets::with_images(&work.values, images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())));
+        let started = trigger::run(&site, &values, &work.trigger).await?;
+        site.note_done().await?;
+        Ok(Answer::Triggered(started))
+    }
+
+    pub(super) async fn remove_target(&self, id: &str, work: &targets::Work) -> Result<Answer> {
+        self.ledger.confirm_lease().await?;
+        let (images, memory, fence) = (BTreeMap::new(), self.ledger.memory(id), self.ledger.fence()?);
+        let site = self.site(id, &images, &fence, &memory);
+        Ok(Answer::Removed(targets::remove(&site, work).await?))
+    }
+}
