@@ -55,10 +55,14 @@ pub struct Args {
 pub enum Preset {
     /// One image: dev at merge, staging at release, production by hand behind a drain, hot fixes, pull requests
     NeuroUi,
-    /// AWX: staging at merge, production at official tags, a developer's job where its variable is set
+    /// AWX: staging at merge, production at official tags, a developer's job; or the pipelines of the repositories downstream
     Fragalysis,
     /// Docker Swarm and a webhook: production and stage by branch, an image for every other branch
     Jincor,
+    /// Heroku: staging at merge, production by branch, a review app with its database for every pull request
+    Joplin,
+    /// A CD server and a repository of manifests: prod by tag, dev, test and stage by branch
+    Enac,
 }
 
 /// The CI systems that files are written for.
@@ -80,6 +84,8 @@ impl Preset {
             Self::NeuroUi => include_str!("../../templates/presets/neuro-ui/tidegate.yml"),
             Self::Fragalysis => include_str!("../../templates/presets/fragalysis/tidegate.yml"),
             Self::Jincor => include_str!("../../templates/presets/jincor/tidegate.yml"),
+            Self::Joplin => include_str!("../../templates/presets/joplin/tidegate.yml"),
+            Self::Enac => include_str!("../../templates/presets/enac/tidegate.yml"),
         }
     }
 
@@ -87,8 +93,10 @@ impl Preset {
     fn to_edit(self) -> &'static str {
         match self {
             Self::NeuroUi => "role, clusters, namespaces and queues",
-            Self::Fragalysis => "repository, host and job templates",
+            Self::Fragalysis => "repository, host, job templates and what is downstream",
             Self::Jincor => "repository, hosts and services",
+            Self::Joplin => "repository, apps, team, pipeline and config vars",
+            Self::Enac => "repository, runners and what the manifests are told",
         }
     }
 
@@ -96,8 +104,10 @@ impl Preset {
     fn project(self) -> &'static str {
         match self {
             Self::NeuroUi => "neuro-ui",
-            Self::Fragalysis => "fragalysis-stack",
+            Self::Fragalysis => "fragalysis-app",
             Self::Jincor => "jincor-app",
+            Self::Joplin => "joplin",
+            Self::Enac => "enac-app",
         }
     }
 
@@ -118,6 +128,14 @@ impl Preset {
             (Self::Jincor, Host::GitHub) => {
                 &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/jincor/github/deliver.yml"))]
             }
+            (Self::Joplin, Host::GitHub) => {
+                &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/joplin/github/deliver.yml"))]
+            }
+            (Self::Joplin, Host::GitLab) => &[(".gitlab-ci.yml", include_str!("../../templates/presets/joplin/gitlab/gitlab-ci.yml"))],
+            (Self::Enac, Host::GitHub) => {
+                &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/enac/github/deliver.yml"))]
+            }
+            (Self::Enac, Host::GitLab) => &[(".gitlab-ci.yml", include_str!("../../templates/presets/enac/gitlab/gitlab-ci.yml"))],
             (Self::Jincor, Host::GitLab) => &[(".gitlab-ci.yml", include_str!("../../templates/presets/jincor/gitlab/gitlab-ci.yml"))],
         }
     }
@@ -238,9 +256,9 @@ fn filled(text: &str, preset: Preset, facts: &Facts, pin: Option<&str>) -> Strin
     let text = text.replace("aws: {region: us-west-2", &format!("aws: {{region: {}", facts.region));
     let text = text.replace("dkr.ecr.us-west-2.amazonaws.com", &format!("dkr.ecr.{}.amazonaws.com", facts.region));
     let text = text.replace(preset.project(), &facts.project).replace("123456789012", &facts.account);
-    let text = text.replace("branches: [main]", &format!("branches: [{}]", serde_json::Value::from(facts.branch.as_str())));
+    let text = text.replace("branches: [main", &format!("branches: [{}", serde_json::Value::from(facts.branch.as_str())));
     let text = text.replace("except: [main,", &format!("except: [{},", serde_json::Value::from(facts.branch.as_str())));
-    let text = text.replace("[\"main\"]", "[main]").replace("tidegate@v0.0.0", concat!("tidegate@v", env!("CARGO_PKG_VERSION")));
+    let text = text.replace("[\"main\"", "[main").replace("tidegate@v0.0.0", concat!("tidegate@v", env!("CARGO_PKG_VERSION")));
     text.replace(UNPINNED, pin.unwrap_or(UNPINNED))
 }
 

@@ -95,9 +95,31 @@ fn a_gitlab_project_works_without_an_edit_and_is_known_by_its_remote() {
 /// Every event that a preset handles, played without an edit: what it leads to, and what the log must say.
 #[test]
 fn the_founding_presets_play_every_event_they_handle() {
-    let away = [("DOCKER_HOST", "unix:///nowhere.sock"), ("TRIGGER_AWX", "yes"), ("AWX_DEV_JOB_NAME", "User (Ada) Stack")];
+    let away = [
+        ("DOCKER_HOST", "unix:///nowhere.sock"),
+        ("TRIGGER_AWX", "yes"),
+        ("AWX_DEV_JOB_NAME", "User (Ada) Stack"),
+        ("TRIGGER_DOWNSTREAM", "yes"),
+        ("TRIGGER_LOADER", "yes"),
+        ("TRIGGER_TRAVIS", "yes"),
+        ("APP_DEPLOY", "yes"),
+        ("ARGO_REPOSITORY", "acme/manifests-of-enac"),
+    ];
     let fragalysis: &[(&[&str], &[&str])] = &[
-        (&["merge"], &["Staging Fragalysis Stack (Version Change)", "User (Ada) Stack", "latest →", "runs on staging"]),
+        (
+            &["merge"],
+            &[
+                "Staging Fragalysis Stack (Version Change)",
+                "User (Ada) Stack",
+                "latest →",
+                "trigger.github ",
+                "xchem/fragalysis-stack",
+                "trigger.github.2",
+                "xchem/fragalysis-loader",
+                "trigger.travis",
+                "runs on staging",
+            ],
+        ),
         (&["release", "1.10"], &["Production Fragalysis Stack (Version Change)", "stable →", "1.10 runs on production"]),
         (&["release", "2023.11.1-1"], &["2023.11.1-1 is built and tagged for tagged"]),
     ];
@@ -109,7 +131,40 @@ fn the_founding_presets_play_every_event_they_handle() {
         (&["push", "develop"], &["would POST", "https://swarm-stage.example.com/autodock/v1/", "runs on stage"]),
         (&["push", "feature/x"], &["is built and tagged for dev", "dev-"]),
     ];
-    for (preset, events) in [("fragalysis", fragalysis), ("jincor", jincor)] {
+    let joplin: &[(&[&str], &[&str])] = &[
+        (
+            &["merge"],
+            &[
+                "the app shop-staging is created",
+                "stage staging",
+                "heroku-postgresql",
+                "shop-staging runs v3",
+                "exit code 0",
+                "runs on staging",
+            ],
+        ),
+        (
+            &["push", "production"],
+            &["shop is in the pipeline shop, stage production", "shop runs v4", "run.1 of shop ended with exit code 0"],
+        ),
+        (
+            &["pr-opened"],
+            &["the app shop-pr-change is created", "stage review", "sets DEPLOYMENT_MODE, APPLICATION_NAME", "runs on shop-pr-12"],
+        ),
+        (&["pr-closed"], &["the Heroku app shop-pr-change is deleted, with its add-ons", "shop-pr-12 is removed"]),
+    ];
+    let enac: &[(&[&str], &[&str])] = &[
+        (
+            &["release", "v1.2.3"],
+            &["app_deploy https://cd-prod.example.com", "ended with success", "update-manifest", "1.2.3 runs on prod"],
+        ),
+        (&["push", "test"], &["app_deploy https://cd-test.example.com", "ended with success", "update-manifest", "runs on test"]),
+        (&["push", "develop"], &["update-manifest", "acme/manifests-of-enac", "for dev"]),
+        (&["push", "stage"], &["update-manifest", "for stage"]),
+        (&["push", "feature/x"], &["is built and tagged for build"]),
+        (&["merge"], &["is built and tagged for build"]),
+    ];
+    for (preset, events) in [("fragalysis", fragalysis), ("jincor", jincor), ("joplin", joplin), ("enac", enac)] {
         for ci in ["github", "gitlab"] {
             let folder = project("https://github.com/acme/shop.git");
             let pin: &[&str] = if ci == "github" { &["--pin", PIN] } else { &[] };
