@@ -240,7 +240,7 @@ mod described {
     }
 
     #[test]
-    fn other_projects_pipelines_are_started_and_previews_closed_as_described() {
+    fn releases_are_read_and_previews_closed_as_described() {
         use tidegate::event::{Event, Kind};
         use tidegate::forge::gitlab::GitLab;
         use tidegate::tools::wait::Clock;
@@ -252,17 +252,11 @@ mod described {
         world.runtime().block_on(async {
             for vars in [Vars::from([("CI_JOB_TOKEN", JOB_TOKEN)]), Vars::from([("GITLAB_TOKEN", ACCESS_TOKEN)])] {
                 let (gitlab, _) = GitLab::of(&vars, &event, Clock::real()).unwrap().unwrap();
-                let url = gitlab.trigger("acme/e2e", "main", &[("VERSION", "1.4.2")]).await.unwrap();
-                assert!(url.unwrap().starts_with("https://gitlab.com/acme/e2e/-/pipelines/"));
                 assert_eq!(gitlab.release("v1.4.2").await.unwrap(), None);
                 world.sandbox.with(|outside| outside.gitlab.environments = vec![("review/12".into(), false)]);
                 assert!(gitlab.stop_environment("review/12").await.unwrap());
                 assert!(!gitlab.stop_environment("review/12").await.unwrap(), "it is stopped already");
             }
         });
-        let pipelines = world.sandbox.with(|outside| outside.gitlab.pipelines.clone());
-        assert_eq!(pipelines.len(), 2);
-        assert_eq!(pipelines[0].1["variables[VERSION]"], "1.4.2", "{pipelines:?}");
-        assert!(world.sandbox.with(|outside| outside.log.iter().all(|line| !line.contains(JOB_TOKEN))), "the token is in no address");
     }
 }

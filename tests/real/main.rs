@@ -10,10 +10,13 @@ mod tls;
 #[path = "../it/world.rs"]
 mod world;
 
+mod app_deploy;
 mod awx;
 mod container;
+mod ecs;
 mod github;
 mod gitlab;
+mod heroku;
 mod image;
 mod kube;
 mod kubectl;
@@ -22,3 +25,4 @@ mod prism;
 mod queues;
 mod state;
 mod swarm;
+mod trigger;
