@@ -29,8 +29,22 @@ pub const NAMES: [&str; 14] = [
 /// Commands that deliver.
 const RUNS: [&str; 6] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy"];
 /// All commands that make sense as a step.
-const COMMANDS: [&str; 13] =
-    ["run", "merge", "release", "pr-opened", "pr-closed", "deploy", "plan", "explain", "check", "doctor", "drain", "status", "rehearse"];
+const COMMANDS: [&str; 14] = [
+    "run",
+    "merge",
+    "release",
+    "pr-opened",
+    "pr-closed",
+    "deploy",
+    "plan",
+    "explain",
+    "check",
+    "doctor",
+    "drain",
+    "trigger",
+    "status",
+    "rehearse",
+];
 
 /// The inputs of this process.
 #[derive(Clone, Copy)]

@@ -97,7 +97,7 @@ impl Fence {
             return Ok(());
         }
         let error = Error::new(Reason::LockLost, format!("{what} was changed under a later lease ({held}) than ours ({self})"))
-            .hint("another run deploys there; if the state was deleted on purpose, remove the annotation or label tidegate.dev/lease");
+            .hint("another run deploys there; if the state was deleted on purpose, remove the annotation or label tidegate.dev/lease (on ECS dev.tidegate.lease)");
         Err(Error { gone: true, ..error })
     }
 }

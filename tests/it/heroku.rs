@@ -103,6 +103,7 @@ fn what_is_not_identified_is_not_deployed() {
         (Mood::NoRelease, "target.wrong-digest", 1, "Heroku took the images for demo-staging and made no release; it runs v3"),
         (Mood::KeepsDynos, "target.wrong-digest", 1, "demo-staging does not run v4 after 5.0s: web 0 of 1 up (1 of another release)"),
         (Mood::Overtaken, "target.wrong-digest", 1, "instead of v4"),
+        (Mood::Stranger, "target.wrong-digest", 1, "made no release; it runs v4 (Set DEBUG config vars)"),
         (Mood::RegistryForgets, "push.failed", 1, "names nothing instead of sha256:"),
     ] {
         let mut world = heroku(mood, "");

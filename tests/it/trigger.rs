@@ -537,6 +537,12 @@ fn the_command_alone_starts_and_follows() {
         ran.must(2, "input.invalid");
         assert!(ran.err.contains(words), "{}", ran.err);
     }
+    // As a step of a workflow: one word on each line.
+    world.sandbox.with(|outside| outside.downstream.end = None);
+    world.var("INPUT_COMMAND", "trigger").var("INPUT_ARGS", "github\nacme/e2e\ne2e.yml\n--wait");
+    let ran = world.run(&[]);
+    assert!(ran.code == 0 && ran.err.contains("of acme/e2e ended with success"), "{}", ran.err);
+    world.without("INPUT_COMMAND").without("INPUT_ARGS");
     let ran = world.run(&["trigger", "travis", "acme/stack"]);
     ran.must(5, "auth.missing");
     assert!(ran.err.contains("TRAVIS_TOKEN"), "{}", ran.err);

@@ -48,6 +48,8 @@ pub enum Mood {
     KeepsApps,
     /// Somebody else releases right after us.
     Overtaken,
+    /// Somebody else changes a config var, and of our images no release is made.
+    Stranger,
     /// The registry keeps what it had.
     RegistryForgets,
 }

@@ -44,7 +44,10 @@ pub(super) fn change_formation(
         there.0 = update.get("quantity").and_then(Value::as_u64).unwrap_or(there.0);
         there.1 = text("/dyno_size/name").unwrap_or_else(|| there.1.clone());
     }
-    if images != app.images() && mood != Mood::NoRelease {
+    if mood == Mood::Stranger {
+        let images = app.images();
+        app.add("Set DEBUG config vars".into(), images);
+    } else if images != app.images() && mood != Mood::NoRelease {
         let named: Vec<String> = images
             .iter()
             .map(|(kind, image)| format!("{kind} ({})", image.trim_start_matches("sha256:").chars().take(12).collect::<String>()))
