@@ -159,8 +159,8 @@ fn the_founding_presets_play_every_event_they_handle() {
             &["app_deploy https://cd-prod.example.com", "ended with success", "update-manifest", "1.2.3 runs on prod"],
         ),
         (&["push", "test"], &["app_deploy https://cd-test.example.com", "ended with success", "update-manifest", "runs on test"]),
-        (&["push", "develop"], &["update-manifest", "acme/manifests-of-enac", "for dev"]),
-        (&["push", "stage"], &["update-manifest", "for stage"]),
+        (&["push", "develop"], &["update-manifest", "acme/manifests-of-enac", "the pipelines of dev were started"]),
+        (&["push", "stage"], &["update-manifest", "the pipelines of stage were started"]),
         (&["push", "feature/x"], &["is built and tagged for build"]),
         (&["merge"], &["is built and tagged for build"]),
     ];

@@ -67,6 +67,10 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
                 }
             }
             Some(Err(error)) if error.gone && clock.now().saturating_sub(begun) < APPEARING => {}
+            Some(Err(error)) if error.gone && said.is_empty() => {
+                let sentence = format!("its start was confirmed, and {name} is not there: {}", error.sentence);
+                return Err(seen_at(Error::new(Reason::TriggerFailed, sentence), pipeline));
+            }
             Some(Err(error)) if error.lost && lost < PATIENCE => {
                 lost += 1;
                 site.say(&format!("{}; asking again", error.sentence));

@@ -223,7 +223,7 @@ impl Dispatch<'_> {
         let handle = self.site.memory.started().await;
         if let Some(id) = number_in(handle.as_deref(), RUN) {
             self.site.say(&format!("the run before started run {id} of {}: it is followed", self.repository));
-            return Ok(Some(Run { github: &self.github, id, url: self.page(id), name: self.repository.clone() }));
+            return Ok(Some(self.found(id)));
         }
         if let Some(before) = number_in(handle.as_deref(), INTENT) {
             self.site.say("the run before may have started it; looking");
@@ -341,7 +341,8 @@ impl Dispatch<'_> {
     }
 
     fn found(&self, id: u64) -> Run<'_> {
-        Run { github: &self.github, id, url: self.page(id), name: self.repository.clone() }
+        let event = if self.trigger.event.is_some() { "repository_dispatch" } else { "workflow_dispatch" };
+        Run { github: &self.github, id, url: self.page(id), name: self.repository.clone(), event }
     }
 
     fn page(&self, id: u64) -> String {
@@ -401,6 +402,8 @@ struct Run<'a> {
     url: String,
     /// The repository.
     name: String,
+    /// What started it.
+    event: &'static str,
 }
 
 #[async_trait::async_trait]
@@ -429,6 +432,11 @@ impl Pipeline for Run<'_> {
             return Ok(Seen::Going(status));
         }
         let conclusion = answer.text("/conclusion").unwrap_or_default();
+        let event = answer.text("/event").unwrap_or_default();
+        if !event.is_empty() && event != self.event {
+            let sentence = format!("{} was started by {event}, not by us", self.name());
+            return Ok(Seen::Badly(Error::new(Reason::TriggerFailed, sentence)));
+        }
         if conclusion == "success" {
             return Ok(Seen::Well(format!("{} ended with success", self.name())));
         }

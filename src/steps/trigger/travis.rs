@@ -66,7 +66,12 @@ impl Start<'_> {
     async fn start(&self) -> Result<u64> {
         let mut variables = Vec::new();
         for (name, value) in &self.trigger.env {
-            variables.push(assignment(name, &fill(self.site, self.values, value)?));
+            let value = fill(self.site, self.values, value)?;
+            if value.ends_with('\\') || value.contains('\n') {
+                let sentence = format!("Travis CI cannot take the variable {name}: it reads no line breaks, and no \\ at the end");
+                return Err(Error::new(Reason::TriggerInput, sentence).hint("send it encoded, as base64"));
+            }
+            variables.push(assignment(name, &value));
         }
         let version = self.values.get("version").unwrap_or_default();
         let message = match &self.trigger.message {
@@ -212,11 +217,11 @@ mod tests {
     #[test]
     fn values_survive_commas_quotes_and_spaces() {
         assert_eq!(assignment("TAG", "1.10,2=b"), "TAG=1.10,2=b");
-        assert_eq!(assignment("TITLE", "it's \"5 $\" `now` \\"), r#"TITLE="it's \"5 \$\" \`now\` \\""#);
+        assert_eq!(assignment("TITLE", "it's \"5 $\" `now`"), r#"TITLE="it's \"5 \$\" \`now\`""#);
         assert_eq!(assignment("EMPTY", ""), "EMPTY=\"\"");
         // As a shell reads it back.
-        let script = format!("{}; printf %s \"$TITLE\"", assignment("TITLE", "it's \"5 $\" `now` \\"));
+        let script = format!("{}; printf %s \"$TITLE\"", assignment("TITLE", "it's \"5 $\" `now`"));
         let read = crate::tools::process::ask("sh", &["-c", &script], "").unwrap();
-        assert_eq!(read.trim_end(), "it's \"5 $\" `now` \\");
+        assert_eq!(read.trim_end(), "it's \"5 $\" `now`");
     }
 }
