@@ -100,6 +100,14 @@ impl Preset {
         }
     }
 
+    /// An event that this one deploys on.
+    fn rehearsal(self) -> &'static str {
+        match self {
+            Self::NeuroUi | Self::Fragalysis | Self::Jincor | Self::Joplin => "merge",
+            Self::Enac => "push test",
+        }
+    }
+
     /// The project's name in the files, which the user's takes the place of.
     fn project(self) -> &'static str {
         match self {
@@ -163,7 +171,10 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     files.extend(args.preset.files(facts.host).iter().map(|(path, text)| (*path, filled(text, args.preset, &facts, pin.as_deref()))));
     let written = write(world, args, &asker, &files)?;
     let what = args.preset.to_edit();
-    world.console.line(&format!("next: edit {what} in tidegate.yml, then `tidegate check`, `tidegate rehearse merge`, `tidegate doctor`"));
+    let event = args.preset.rehearsal();
+    world
+        .console
+        .line(&format!("next: edit {what} in tidegate.yml, then `tidegate check`, `tidegate rehearse {event}`, `tidegate doctor`"));
     if facts.host == Host::GitHub && args.preset != Preset::NeuroUi {
         world.console.line("variables and secrets that the workflow passes on belong under Settings > Secrets and variables > Actions");
     } else if facts.host == Host::GitHub {

@@ -119,12 +119,35 @@ pub struct Travis {
     /// The build's title
     #[arg(long, value_name = "TEXT")]
     message: Option<String>,
+    /// How the variables and the repository's configuration are put together: deep_merge_append (the default),
+    /// deep_merge_prepend, deep_merge, merge or replace
+    #[arg(long, value_name = "MODE", value_parser = merge_mode)]
+    merge_mode: Option<MergeMode>,
     #[command(flatten)]
     common: Common,
 }
 
+/// How what is written in tidegate.yml is called on the command line.
+const FLAGS: [(&str, &str); 8] = [
+    ("`token: {env: NAME}` in the trigger", "`--token-env NAME`"),
+    ("`token: {env: NAME}`", "`--token-env NAME`"),
+    ("`read-token: {env: NAME}`", "`--read-token-env NAME`"),
+    ("`timeout:` of the trigger", "`--timeout`"),
+    ("add `workflow:` (its file, name or number), or `event:`", "name its workflow (file, name or number), or give `--event TYPE`"),
+    ("add `workflow:` with the file", "name the file"),
+    ("under `payload:`", "as `--payload`"),
+    ("under `inputs:`", "as `--input`"),
+];
+
 /// Starts it; what stdout gets.
 pub async fn run(world: &World, trigger: &Trigger) -> Result<Option<String>> {
+    carry_out(world, trigger).await.map_err(|error| {
+        let hint = error.hint.map(|hint| FLAGS.iter().fold(hint, |hint, (key, flag)| hint.replace(key, flag)));
+        Error { hint, ..error }
+    })
+}
+
+async fn carry_out(world: &World, trigger: &Trigger) -> Result<Option<String>> {
     let (trigger, format) = match trigger {
         Trigger::Github(github) => (github.config()?, github.common.format),
         Trigger::Gitlab(gitlab) => (gitlab.config()?, gitlab.common.format),
@@ -161,6 +184,14 @@ impl Github {
     fn config(&self) -> Result<config::Trigger> {
         let parsed = |text: String| literal_json(serde_json::from_str(&text).unwrap_or(Value::String(text)));
         let payload: Vec<(String, String)> = pairs(&self.payload, "--payload")?;
+        for (name, value) in &payload {
+            if value.starts_with(['[', '{'])
+                && let Err(error) = serde_json::from_str::<Value>(value)
+            {
+                let sentence = format!("--payload {name}=… begins like JSON and is none: {error}");
+                return Err(Error::new(Reason::InputInvalid, sentence).hint("mend it, or write the text as a JSON string, in quotes"));
+            }
+        }
         let trigger = config::TriggerGithub {
             r#if: None,
             repository: literal(&self.repository),
@@ -207,7 +238,7 @@ impl Travis {
             branch: literal(&self.branch),
             message: self.message.as_deref().map(literal),
             env: pairs(&self.env, "--env")?.into_iter().map(|(name, value)| (name, literal(&value))).collect(),
-            merge_mode: MergeMode::default(),
+            merge_mode: self.merge_mode.unwrap_or_default(),
             token: self.common.token().unwrap_or_else(|| SecretName { env: "TRAVIS_TOKEN".into() }),
             wait: self.common.wait,
             timeout: self.common.timeout,
@@ -223,6 +254,10 @@ fn judged(trigger: config::Trigger) -> Result<config::Trigger> {
         None => Ok(trigger),
         Some((message, hint)) => Err(Error::new(Reason::InputInvalid, message).hint(hint)),
     }
+}
+
+fn merge_mode(text: &str) -> std::result::Result<MergeMode, String> {
+    serde_json::from_value(Value::String(text.to_owned())).map_err(|error| error.to_string())
 }
 
 /// Nothing is a placeholder on a command line.

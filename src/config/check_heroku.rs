@@ -50,7 +50,8 @@ impl Checker<'_> {
         self.placeholders(path, app);
         if !app.contains('{') && !is_app_name(app) {
             let hint = "at most 30 lower-case letters, digits and dashes, beginning with a letter";
-            self.report(path, format!("{app:?} cannot be an app's name"), hint);
+            let length = app.chars().count();
+            self.report(path, format!("{app:?} ({length} characters) cannot be an app's name"), hint);
         }
     }
 

@@ -42,6 +42,9 @@ pub struct Plan {
     pub lock: Option<Lock>,
     /// What happens when a target fails; none when nothing is deployed.
     pub rollback: Option<Rollback>,
+    /// Targets and pipelines elsewhere whose `if:` is not met in this run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// What can be foreseen to go wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -305,6 +308,7 @@ impl Plan {
             steps: Vec::new(),
             lock: None,
             rollback: None,
+            left_out: Vec::new(),
             warnings: Vec::new(),
             sentence,
             commit: None,

@@ -40,7 +40,18 @@ impl Builder<'_> {
             let to = if goes_back { "what each target ran before" } else { "nowhere" };
             self.plan.rollback = Some(Rollback { to, targets: policies });
         }
+        self.note_left_out();
         self.triggers()
+    }
+
+    /// Whoever wonders why something was not deployed finds the variable that was not set.
+    fn note_left_out(&mut self) {
+        let targets = self.rules.deploy.iter().map(|target| (format!("the target {}", target.name()), target.condition()));
+        let triggers =
+            self.rules.trigger.iter().map(|trigger| (format!("the trigger {}", self.shown(&[trigger.place()])), trigger.condition()));
+        let unmet = targets.chain(triggers).filter(|(_, condition)| !self.is_met(*condition));
+        let told = unmet.filter_map(|(what, condition)| Some(format!("{what}: the variable {} is not set", condition?.var)));
+        self.plan.left_out = told.collect();
     }
 
     /// Pipelines elsewhere are started side by side when everything here is done.

@@ -218,10 +218,10 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         body,
     };
     let response = match asked.path.split('/').nth(1).unwrap_or_default() {
+        "github" | "gitlab" | "travis" if downstream::is_about(&shared, &asked) => downstream::answer(&shared, &asked),
         "github" | "gitlab" if asked.path.contains("acme/manifests/") || asked.path.contains("acme%2Fmanifests/") => {
             manifests::answer(&shared, &asked).unwrap_or_else(|| json_answer(404, &json!({"message": "Not Found"})))
         }
-        "github" | "gitlab" | "travis" if downstream::is_about(&shared, &asked) => downstream::answer(&shared, &asked),
         "github" => github::answer(&shared, &asked),
         "gitlab" => gitlab::answer(&shared, &asked),
         "oidc" => json_answer(200, &json!({"value": shared.world().identity_token()})),

@@ -1,6 +1,6 @@
 //! The report as Markdown: a section of the pull request's comment, and the job summary.
 
-use super::{Report, StepOutcome, size};
+use super::{Report, ReportedStep, StepOutcome, size};
 use crate::error::Verdict;
 
 /// GitHub drops a summary above 1 MiB as a whole.
@@ -65,10 +65,23 @@ fn rows(report: &Report) -> Vec<String> {
     for step in report.steps.iter().filter(|step| step.id.starts_with("drain") && step.outcome == StepOutcome::Done) {
         rows.push(format!("| {} | {} |\n", step.id, escape(&step.note)));
     }
+    rows.extend(report.steps.iter().filter(|step| step.id.starts_with("migrate.")).map(around));
     for target in &report.targets {
         rows.push(format!("| {} | {}: {} |\n", target.id, target.verdict.name(), escape(&target.detail)));
     }
+    rows.extend(report.steps.iter().filter(|step| step.id.starts_with("trigger.")).map(around));
     rows
+}
+
+/// What ran before or after the targets. A failure's sentence stands above the table already.
+fn around(step: &ReportedStep) -> String {
+    let note = match step.outcome {
+        StepOutcome::Done => escape(&step.note),
+        StepOutcome::Failed => "failed".into(),
+        StepOutcome::Skipped => "not begun".into(),
+        StepOutcome::Cancelled => "cancelled".into(),
+    };
+    format!("| {} | {note} |\n", step.id)
 }
 
 fn footer(report: &Report) -> String {

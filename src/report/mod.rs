@@ -176,6 +176,17 @@ impl Report {
         !self.targets.is_empty() && self.targets.iter().all(|target| target.verdict == Verdict::Deployed)
     }
 
+    /// No target was reached. What ran around the targets may have changed something all the same.
+    fn untouched_or_begun(&self, version: &str) -> String {
+        let any = |kind: &str, is: fn(StepOutcome) -> bool| self.steps.iter().any(|step| step.id.starts_with(kind) && is(step.outcome));
+        if any("trigger.", |outcome| matches!(outcome, StepOutcome::Done | StepOutcome::Failed)) {
+            return format!("the pipelines of {} are not all done for {version}", self.place);
+        }
+        let migrated = any("migrate.", |outcome| outcome != StepOutcome::Skipped);
+        let what = if migrated { "its migration is not proven to have ended well" } else { "nothing was switched" };
+        format!("{version} was not deployed to {}: {what}", self.place)
+    }
+
     /// The run in one line.
     pub fn headline(&self) -> String {
         let version = self.version.as_deref().unwrap_or("?");
@@ -194,7 +205,7 @@ impl Report {
                 format!("failed: {}", self.sentence)
             }
             Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut => match self.targets.is_empty() {
-                true => format!("{version} was not deployed to {}: nothing was switched", self.place),
+                true => self.untouched_or_begun(version),
                 false => format!("{version} is not proven to run on {}: {}", self.place, self.verdict.name()),
             },
         }

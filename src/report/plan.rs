@@ -31,6 +31,7 @@ impl Plan {
             let what = if matches!(step.work, Work::Trigger(_)) { "trigger" } else { "target " };
             lines.push(format!("  {what} {}{}", step.title, rollback.unwrap_or_default()));
         }
+        lines.extend(self.left_out.iter().map(|what| format!("  without {what}")));
         lines.extend(self.warnings.iter().map(|warning| format!("  warning {warning}")));
         lines
     }

@@ -220,6 +220,14 @@ fn a_preview_gets_an_app_of_its_own_which_goes_with_the_pull_request() {
     );
 }
 
+/// Whoever names a pull request by hand stands on any branch: the names come from the pull request's.
+#[test]
+fn a_preview_named_by_hand_is_the_pull_requests() {
+    let mut world = preview(Mood::Honest, "");
+    let ran = world.pushed().run(&["plan", "pr-closed", "--pr", "12", "--head-ref", "feature/x"]);
+    assert!(ran.code == 0 && ran.err.contains("demo-pr-feature-x") && !ran.err.contains("demo-pr-main"), "{}", ran.err);
+}
+
 /// Heroku says that it is deleted, and it is there; and what was made by hand is never deleted.
 #[test]
 fn a_removal_is_looked_after_and_takes_only_what_is_ours() {
@@ -462,7 +470,7 @@ fn two_process_types_share_their_layers() {
 #[test]
 fn mistakes_are_found_in_the_file() {
     for (keys, words) in [
-        (", app: Demo_App", "\"Demo_App\" cannot be an app's name"),
+        (", app: Demo_App", "\"Demo_App\" (8 characters) cannot be an app's name"),
         (", processes: {web: apq}", "did you mean \"app\"?"),
         (", dynos: {worker: 1}", "nothing is released as \"worker\""),
         (", config: {vars: {TIDEGATE_X: y}}", "names that begin with TIDEGATE_ are ours"),

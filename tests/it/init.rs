@@ -103,7 +103,7 @@ fn the_founding_presets_play_every_event_they_handle() {
         ("TRIGGER_LOADER", "yes"),
         ("TRIGGER_TRAVIS", "yes"),
         ("APP_DEPLOY", "yes"),
-        ("ARGO_REPOSITORY", "acme/manifests-of-enac"),
+        ("ARGO_REPOSITORY", "acme/manifests"),
     ];
     let fragalysis: &[(&[&str], &[&str])] = &[
         (
@@ -159,7 +159,7 @@ fn the_founding_presets_play_every_event_they_handle() {
             &["app_deploy https://cd-prod.example.com", "ended with success", "update-manifest", "1.2.3 runs on prod"],
         ),
         (&["push", "test"], &["app_deploy https://cd-test.example.com", "ended with success", "update-manifest", "runs on test"]),
-        (&["push", "develop"], &["update-manifest", "acme/manifests-of-enac", "the pipelines of dev were started"]),
+        (&["push", "develop"], &["update-manifest", "acme/manifests", "the pipelines of dev were started"]),
         (&["push", "stage"], &["update-manifest", "the pipelines of stage were started"]),
         (&["push", "feature/x"], &["is built and tagged for build"]),
         (&["merge"], &["is built and tagged for build"]),
@@ -186,7 +186,8 @@ fn the_founding_presets_play_every_event_they_handle() {
     let folder = project("https://github.com/acme/shop.git");
     assert_eq!(tidegate(folder.path(), &["init", "--preset", "fragalysis", "--pin", PIN, "--branch", "main"], &[]).0, 0);
     let (code, _, err) = tidegate(folder.path(), &["rehearse", "merge"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);
-    assert!(code == 0 && err.contains("is built and tagged for staging") && !err.contains("awx"), "{err}");
+    assert!(code == 0 && err.contains("is built and tagged for staging"), "{err}");
+    assert!(err.contains("  without the target awx: the variable trigger_awx is not set") && err.matches("awx").count() == 4, "{err}");
 }
 
 #[test]

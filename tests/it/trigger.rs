@@ -53,6 +53,7 @@ fn a_workflow_is_started_and_its_very_run_followed() {
     assert!(deploy < ran.err.find("✓ trigger.github").unwrap(), "after the deploy: {}", ran.err);
     let report: Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
     assert_eq!(report["urls"]["trigger.github"], "https://github.com/acme/e2e/actions/runs/500");
+    assert!(world.comments()[0].contains("| trigger.github | run 500 of acme/e2e ended with success"), "{}", world.comments()[0]);
     // The same again starts nothing.
     world.run(&["run"]).must(0, "deploy.done");
     assert_eq!(runs(&world).len(), 1);
@@ -78,6 +79,8 @@ fn every_other_end_fails_the_run_and_names_the_job() {
         assert!(world.runs_on("dev").contains(&ran.outputs["version"]), "what was deployed stays");
         if end == "failure" {
             assert!(ran.err.contains("job \"end to end\": failure, in its step \"run the tests\""), "{}", ran.err);
+            let comment = &world.comments()[0];
+            assert!(comment.contains("runs on dev, but:") && comment.contains("| trigger.github | failed |"), "{comment}");
         }
     }
 }
@@ -448,9 +451,19 @@ fn triggers_alone_and_side_by_side() {
     assert_eq!(runs(&world).len(), 2, "the event and one workflow: {}", ran.err);
     assert!(ran.err.contains("trigger.github.2") && !ran.err.contains("trigger.github.3"), "{}", ran.err);
     assert_eq!(ran.outputs["reason"], "trigger.done");
+    assert!(ran.err.contains("  without the trigger e2e.yml of acme/e2e: the variable off is not set"), "{}", ran.err);
     assert!(ran.err.contains("the pipelines of dev were started for"), "{}", ran.err);
     world.run(&["run"]);
     assert_eq!(runs(&world).len(), 2, "the same again starts nothing");
+    let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
+    world.write("tidegate.yml", &text.replace("wait: true, timeout: 5s}\n", "wait: true, timeout: 6s}\n"));
+    world.write("next", "more");
+    world.commit("next");
+    world.sandbox.with(|outside| outside.downstream.end = Some("failure".into()));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(1, "trigger.failed");
+    assert!(ran.err.contains("the pipelines of dev are not all done for"), "{}", ran.err);
+    assert!(!ran.err.contains("nothing was switched"), "{}", ran.err);
 }
 
 #[test]
@@ -528,10 +541,16 @@ fn the_command_alone_starts_and_follows() {
     world.sandbox.with(|outside| outside.downstream.end = Some("errored".into()));
     let ran = world.run(&["trigger", "travis", "acme/stack", "--host", &host, "--token-env", "STORY_TRAVIS", "--wait", "--timeout", "5s"]);
     ran.must(1, "trigger.failed");
+    let mode = ["trigger", "travis", "acme/stack", "--host", &host, "--token-env", "STORY_TRAVIS", "--merge-mode", "replace"];
+    assert_eq!(world.run(&mode).code, 0);
+    assert_eq!(runs(&world).last().unwrap().request["request"]["merge_mode"], "replace");
     for (args, words) in [
         (&["trigger", "github", "acme/e2e"][..], "nothing says what is started"),
+        (&["trigger", "github", "acme/e2e"], "or give `--event TYPE`"),
+        (&["trigger", "github", "acme/e2e", "--event", "go", "--input", "a=b"], "write them as `--payload`"),
         (&["trigger", "github", "acme/e2e", "e2e.yml", "--input", "version"], "\"version\" is no NAME=VALUE"),
         (&["trigger", "github", "e2e", "e2e.yml"], "is not a repository"),
+        (&["trigger", "github", "acme/e2e", "--event", "go", "--payload", "a=[{\"b\":1}"], "begins like JSON and is none"),
     ] {
         let ran = world.run(args);
         ran.must(2, "input.invalid");
