@@ -53,7 +53,9 @@ pub fn values(event: &Event, config: &Config, decision: &Decision, variables: &V
     values.set("tag", event.tag.clone());
     values.set("sha", decision.commit.clone());
     values.set("short_sha", decision.commit.as_deref().map(short));
-    let branch = event.branch.as_deref().or(event.head_ref.as_deref()).filter(|_| !decision.by_hand);
+    // Whoever names a pull request by hand stands on any branch.
+    let of_pull_request = event.head_ref.as_deref().filter(|_| event.pr.is_some());
+    let branch = of_pull_request.or(event.branch.as_deref()).or(event.head_ref.as_deref()).filter(|_| !decision.by_hand);
     values.set("branch", branch.map(str::to_owned));
     values.set("branch_slug", branch.map(|branch| slug(branch, 63)));
     values.set("pr", event.pr.map(|number| number.to_string()));

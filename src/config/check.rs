@@ -336,15 +336,23 @@ fn is_word(text: &str) -> bool {
 impl Config {
     /// The environment variables that hold secrets.
     pub fn secret_names(&self) -> Vec<&str> {
+        self.secret_names_where(|_condition| true)
+    }
+
+    /// The environment variables that hold secrets of what is done when these conditions hold.
+    pub fn secret_names_where(&self, is_met: impl Fn(&super::Condition) -> bool) -> Vec<&str> {
+        let wanted = |condition: Option<&super::Condition>| condition.is_none_or(&is_met);
+        let places = || self.environments.values().filter(|environment| wanted(environment.r#if.as_ref()));
         let build = self.images.values().flat_map(|image| image.secrets.values()).map(|secret| secret.env.as_str());
-        let notify = self.environments.values().flat_map(|environment| &environment.notify).filter_map(|notify| match notify {
+        let notify = places().flat_map(|environment| &environment.notify).filter_map(|notify| match notify {
             super::Notify::Slack(slack) => Some(slack.webhook.env.as_str()),
             super::Notify::Email(_) => None,
         });
-        let targets = self.environments.values().flat_map(|environment| environment.deploy.iter().flat_map(Target::secret_names));
-        let migrations = self.environments.values().filter_map(|environment| environment.migrate.as_ref());
-        let triggers = self.environments.values().flat_map(|environment| environment.trigger.iter().flat_map(super::Trigger::secret_names));
-        let migrations = migrations.flat_map(super::Migrate::secret_names);
+        let targets = places().flat_map(|environment| &environment.deploy).filter(|target| wanted(target.condition()));
+        let migrations = places().filter_map(|environment| environment.migrate.as_ref()).flat_map(super::Migrate::secret_names);
+        let triggers = places().flat_map(|environment| &environment.trigger).filter(|trigger| wanted(trigger.condition()));
+        let targets = targets.flat_map(Target::secret_names);
+        let triggers = triggers.flat_map(super::Trigger::secret_names);
         build.chain(notify).chain(targets).chain(migrations).chain(triggers).collect()
     }
 

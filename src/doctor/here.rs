@@ -8,6 +8,7 @@ use crate::error::{Error, Reason};
 use crate::event::{self, Kind, Provider};
 use crate::state::{self, Kind as Store};
 use crate::tools::process;
+use crate::variables::Variables;
 use crate::world::World;
 use std::path::Path;
 
@@ -69,9 +70,9 @@ pub(super) fn context(world: &World, place: &Place) -> Vec<Finding> {
     found
 }
 
-/// The variables that the configuration takes secrets from.
-pub(super) fn secrets(world: &World, loaded: &Loaded) -> Vec<Finding> {
-    let mut names: Vec<&str> = loaded.config.secret_names();
+/// The variables that the configuration takes secrets from, but for what its `if:` switches off here.
+pub(super) fn secrets(world: &World, loaded: &Loaded, variables: &Variables) -> Vec<Finding> {
+    let mut names: Vec<&str> = loaded.config.secret_names_where(|condition| variables.get(&condition.var).is_some());
     names.sort_unstable();
     names.dedup();
     let find = |name: &str| {

@@ -6,7 +6,7 @@
 use crate::checkout::Checkout;
 use crate::cli::{File, Format};
 use crate::commands::place::Place;
-use crate::config::Loaded;
+use crate::config::{self, Loaded};
 use crate::context::{Decision, Outcome, Request};
 use crate::delivery::parse_set;
 use crate::error::{Error, Reason, Result};
@@ -138,7 +138,9 @@ async fn with_config(world: &World, args: &Args, place: &Place, found: &mut Vec<
     }
     found.push(here::configuration(&place.loaded));
     found.extend(here::context(world, place));
-    found.extend(here::secrets(world, &place.loaded));
+    let set = parse_set(&crate::inputs::Inputs::of(&world.vars).lines("set"))?;
+    let variables = Variables::resolve(config, &set, &world.vars)?;
+    found.extend(here::secrets(world, &place.loaded, &variables));
     found.extend(here::checkout(place, &Checkout::at(&place.loaded.folder)));
     found.extend(here::tools());
     if !config.images.is_empty() {
@@ -148,7 +150,7 @@ async fn with_config(world: &World, args: &Args, place: &Place, found: &mut Vec<
     found.extend(here::state(world, place).await);
     let mut plans = Vec::new();
     for name in config.environments.keys().filter(|name| args.environment.as_ref().is_none_or(|only| only == *name)) {
-        match plan_of(world, place, name) {
+        match plan_of(place, &variables, name) {
             Ok(plan) => plans.push((name.clone(), plan)),
             Err(error) => found.push(Finding::bad(&format!("environment {name}"), &error)),
         }
@@ -158,12 +160,11 @@ async fn with_config(world: &World, args: &Args, place: &Place, found: &mut Vec<
 }
 
 /// What a delivery to this environment would consist of; the version is nobody's.
-fn plan_of(world: &World, place: &Place, name: &str) -> Result<Plan> {
+fn plan_of(place: &Place, variables: &Variables, name: &str) -> Result<Plan> {
     let Loaded { config, .. } = &place.loaded;
-    let set = parse_set(&crate::inputs::Inputs::of(&world.vars).lines("set"))?;
-    let variables = Variables::resolve(config, &set, &world.vars)?;
     let mut event = place.event.clone();
     event.pr = event.pr.or(Some(0));
+    event.head_ref = event.head_ref.or_else(|| event.branch.clone()).or_else(|| Some("branch".into()));
     let version = Version::parse("0.0.0-doctor")?;
     let commit = event.sha.clone().or_else(|| Some("0".repeat(40)));
     let decision = Decision {
@@ -174,8 +175,8 @@ fn plan_of(world: &World, place: &Place, name: &str) -> Result<Plan> {
         commit,
         sentence: String::new(),
         rulings: Vec::new(),
-        by_hand: true,
+        by_hand: !config.environments.get(name).is_some_and(config::Environment::is_preview), // a preview has a branch
     };
     let request = Request::Deploy { environment: name.to_owned(), version: "0.0.0-doctor".into() };
-    plan::plan(&event, &place.loaded, &request, &decision, &variables)
+    plan::plan(&event, &place.loaded, &request, &decision, variables)
 }

@@ -148,12 +148,35 @@ fn what_the_job_itself_lacks_is_said_with_where_to_add_it() {
     world.var("NPM_TOKEN", "npm_verysecretvalue");
     let (ran, _) = doctor(&world);
     assert!(ran.code == 0 && !ran.out.contains("npm_verysecretvalue") && !ran.err.contains("npm_verysecretvalue"));
+    // What an `if:` switches off needs no secret, until it is switched on.
+    let mut world = healthy();
+    let trigger = "    trigger:\n      - github: {if: {var: loader}, repository: acme/e2e, workflow: e2e.yml, token: {env: E2E_TOKEN}}\n";
+    world.configure("  staging:\n    when: release\n", &format!("{trigger}  staging:\n    when: release\n"));
+    world.configure("\nimages:\n", "\nvariables: {loader: {env: TRIGGER_LOADER}}\nimages:\n");
+    world.commit("loader");
+    let (ran, json) = doctor(&world);
+    assert_eq!((ran.code, bad(&json)), (0, vec![]));
+    world.var("TRIGGER_LOADER", "yes");
+    finds(&world, 5, &["E2E_TOKEN is not set"]);
     let mut world = healthy();
     world.var("DOCKER_HOST", "unix:///nowhere.sock");
     finds(&world, 2, &["builder: ", "mount /var/run/docker.sock"]);
     let world = healthy();
     world.write("tidegate.yml", "schema: 1\nproject: demo\nenvironmnts: {}\n");
     finds(&world, 2, &["configuration: "]);
+}
+
+/// A preview's names come from the branch of a pull request; here there is none, and nothing is wrong.
+#[test]
+fn a_preview_named_after_its_branch_can_be_looked_at() {
+    let world = healthy();
+    let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
+    let (head, _) = text.split_once("  preview:\n").unwrap();
+    let tail =
+        "  preview:\n    when: pull-request\n    deploy:\n      - heroku: {app: \"demo-pr-{branch_slug}\", token: {env: HEROKU_TOKEN}}\n";
+    world.write("tidegate.yml", &format!("{head}{tail}"));
+    world.commit("preview");
+    finds(&world, 5, &["HEROKU_TOKEN is not set"]);
 }
 
 #[test]
