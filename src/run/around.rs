@@ -2,10 +2,10 @@
 
 use super::{Answer, Runner};
 use crate::error::{Error, Reason, Result};
-use crate::plan::{MigrateRun, MigrateWork, TriggerWork};
+use crate::plan::{MigrateRun, MigrateWork, TriggerWork, Work};
 use crate::state::records::Did;
 use crate::steps::trigger;
-use crate::targets::{self, Memory, kubernetes};
+use crate::targets::{self, Memory, System, kubernetes};
 use std::collections::BTreeMap;
 
 impl Runner<'_> {
@@ -23,7 +23,10 @@ impl Runner<'_> {
                 let image = images.get(&job.image).ok_or_else(|| Error::new(Reason::Internal, "a migration without an image"))?;
                 kubernetes::job::run(&site, job, image, &values).await
             }
-            MigrateRun::HerokuRun(run) => targets::heroku::run_off(&site, &values, run).await,
+            MigrateRun::HerokuRun(run) => {
+                let released = self.released_to(&run.app).await;
+                targets::heroku::run_off(&site, &values, run, released).await
+            }
             MigrateRun::Command(command) => {
                 targets::command::run(&site, &values, command, "migrate").await.map(|()| "it ended with exit code 0".to_owned())
             }
@@ -34,6 +37,14 @@ impl Runner<'_> {
         })?;
         memory.note_done().await?;
         Ok(Answer::Note(said))
+    }
+
+    /// The release that this delivery made of a Heroku app, by the journal of its step.
+    async fn released_to(&self, app: &str) -> Option<u64> {
+        let is_there =
+            |work: &Work| matches!(work, Work::Target(target) if matches!(&target.system, System::Heroku(heroku) if heroku.app == app));
+        let step = self.prepared.plan.steps.iter().find(|step| is_there(&step.work))?;
+        targets::heroku::version_in(self.ledger.memory(&step.id).started().await.as_deref())
     }
 
     pub(super) async fn trigger(&self, id: &str, work: &TriggerWork) -> Result<Answer> {

@@ -404,6 +404,12 @@ fn a_one_off_dyno_is_believed_by_its_own_exit_code() {
         assert_eq!(command, "('./manage.py' 'migrate' 'it'\\''s $HOME'); echo \"\u{FFFF} heroku-command-exit-status: $?\"");
         assert_eq!(json!(env), json!({"MODE": "dev", "KEY": "very-secret-key"}));
     }
+    // The program of another release ended well: nothing was migrated by ours.
+    let mut world = migrated(Fate::Exits(0), "");
+    world.sandbox.with(|outside| outside.heroku.run_release = Some(3));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(1, "target.wrong-digest");
+    assert!(ran.err.contains("exit code 0, but it was the program of v3, and this delivery released v4"), "{}", ran.err);
     // The shell of the test says what a shell makes of it: `exit` inside does not swallow the line.
     let output = std::process::Command::new("sh").args(["-c", "('exit' '3'); echo \"heroku-command-exit-status: $?\""]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "heroku-command-exit-status: 3\n");

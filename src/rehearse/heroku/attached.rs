@@ -17,7 +17,7 @@ pub(super) fn run(heroku: &mut Platform, asked: &Asked, app: &str, rest: &[&str]
     let request = asked.json();
     heroku.runs.push(Run { request: request.clone(), stopped: false, app: app.to_owned(), fate: heroku.fate });
     let number = heroku.runs.len();
-    let version = heroku.apps.get(app).map_or(0, |app| app.current);
+    let version = heroku.run_release.unwrap_or_else(|| heroku.apps.get(app).map_or(0, |app| app.current));
     let mut dyno = json!({
         "id": id(&format!("{app} run.{number}")), "name": format!("run.{number}"), "type": "run", "state": "starting", "size": "Basic",
         "attach_url": format!("rendezvous://{}/{}", heroku.rendezvous, id(&format!("secret {number}"))), "app": {"id": id(app), "name": app},

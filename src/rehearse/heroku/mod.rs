@@ -136,6 +136,8 @@ pub struct Platform {
     pub mood: Mood,
     /// What becomes of one-off dynos.
     pub fate: Fate,
+    /// The release of which a one-off dyno says that it is, instead of the app's.
+    pub run_release: Option<u64>,
     /// The one-off dynos.
     pub runs: Vec<Run>,
     /// What the release phase says.

@@ -22,6 +22,7 @@ use api::{Api, Request};
 use app::Switch;
 pub use one_off::run_off;
 use release::Release;
+pub use release::version_in;
 
 /// How long the first pause between two looks is, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));

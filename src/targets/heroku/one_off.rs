@@ -5,7 +5,7 @@
 //! <https://github.com/heroku/cli/blob/main/packages/cli/src/lib/run/dyno.ts>
 
 use super::api::{Api, Request, judge};
-use super::rendezvous;
+use super::{release, rendezvous};
 use crate::config::{HerokuRun, OnCancel, TextOrSecret, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::targets::{STOP_LIMIT, Site, secret, unfilled};
@@ -26,13 +26,16 @@ struct Heard {
     marked: bool,
 }
 
-/// Runs the program and takes its exit code.
-pub async fn run_off(site: &Site<'_>, values: &Values, run: &HerokuRun) -> Result<String> {
+/// Runs the program and takes its exit code. Where this delivery released to the app, it is that release's program.
+pub async fn run_off(site: &Site<'_>, values: &Values, run: &HerokuRun, released: Option<u64>) -> Result<String> {
     let api = Api::open(site, &run.token.env)?;
     if let Some(handle) = site.memory.started().await {
         let sentence = format!("the run before was killed while it ran {handle} of {}: how that ended is not known", run.app);
         return Err(Error { lost: true, ..Error::new(Reason::TargetFailed, sentence) }
             .hint(format!("heroku logs -a {} tells; then run this again, which runs it once more", run.app)));
+    }
+    if let Some(version) = released {
+        release::expect_current(&api, &run.app, version).await?; // another version's migration is not run
     }
     let dyno = tokio::select! {
         dyno = create(site, values, (&api, run)) => dyno?,
@@ -58,7 +61,7 @@ pub async fn run_off(site: &Site<'_>, values: &Values, run: &HerokuRun) -> Resul
         }
         () = site.world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, format!("cancelled while {name} of {} ran", run.app))),
     };
-    let outcome = ended.and_then(|()| heard.judge(run, &name));
+    let outcome = ended.and_then(|()| heard.judge(run, &name)).and_then(|said| of_release(&dyno, released, said));
     match outcome {
         Err(mut error) => {
             error.detail.splice(0..0, heard.detail());
@@ -68,6 +71,19 @@ pub async fn run_off(site: &Site<'_>, values: &Values, run: &HerokuRun) -> Resul
             Err(error)
         }
         said => said,
+    }
+}
+
+/// What ended well was the program of the release that this delivery made. It is not stopped in its midst for being another's.
+fn of_release(dyno: &Value, released: Option<u64>, said: String) -> Result<String> {
+    let ran = dyno.pointer("/release/version").and_then(Value::as_u64);
+    match released {
+        Some(ours) if ran != Some(ours) => {
+            let ran = ran.map_or("of a release that Heroku does not name".to_owned(), |version| format!("of v{version}"));
+            let sentence = format!("{said}, but it was the program {ran}, and this delivery released v{ours}");
+            Err(Error::new(Reason::TargetWrongDigest, sentence).hint("somebody else released there meanwhile, or went back"))
+        }
+        _same => Ok(said),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Releases: made of images, followed through their release phase, confirmed as the one that the app has.
 
 use super::Deploy;
-use super::api::Request;
+use super::api::{Api, Request};
 use crate::error::{Error, Reason, Result};
 use crate::tools::wait::{Backoff, spoken};
 use futures::StreamExt;
@@ -65,24 +65,43 @@ struct Heard {
     tail: VecDeque<String>,
 }
 
+/// The newest releases of an app, newest first.
+async fn newest_of(api: &Api<'_>, app: &str, count: u32) -> Result<Vec<Release>> {
+    let path = format!("/apps/{app}/releases");
+    let range = format!("version ..; max={count}, order=desc");
+    let answer = api.expect(&Request { range: Some(&range), ..Request::get(&path) }).await?;
+    let mut releases: Vec<Release> = answer.list().iter().filter_map(Release::of).collect();
+    releases.sort_by_key(|release| std::cmp::Reverse(release.version));
+    Ok(releases)
+}
+
+/// The release that an app runs.
+async fn current_of(api: &Api<'_>, app: &str) -> Result<Option<Release>> {
+    Ok(newest_of(api, app, 50).await?.into_iter().find(|release| release.is_current))
+}
+
+/// The app runs this release, and nobody released anything else meanwhile.
+pub(super) async fn expect_current(api: &Api<'_>, app: &str, version: u64) -> Result<()> {
+    let current = current_of(api, app).await?;
+    if current.as_ref().map(|release| release.version) == Some(version) {
+        return Ok(());
+    }
+    let runs = current.map_or("nothing".to_owned(), |release| format!("v{} ({})", release.version, release.description));
+    let sentence = format!("{app} runs {runs} instead of v{version}");
+    Err(Error::new(Reason::TargetWrongDigest, sentence).hint("somebody else released there, or went back"))
+}
+
 impl Deploy<'_> {
-    /// The newest releases, newest first.
     async fn releases(&self, count: u32) -> Result<Vec<Release>> {
-        let path = format!("/apps/{}/releases", self.work.app);
-        let range = format!("version ..; max={count}, order=desc");
-        let answer = self.api.expect(&Request { range: Some(&range), ..Request::get(&path) }).await?;
-        let mut releases: Vec<Release> = answer.list().iter().filter_map(Release::of).collect();
-        releases.sort_by_key(|release| std::cmp::Reverse(release.version));
-        Ok(releases)
+        newest_of(&self.api, &self.work.app, count).await
     }
 
     pub(super) async fn newest(&self) -> Result<Option<Release>> {
         Ok(self.releases(1).await?.into_iter().next())
     }
 
-    /// The release that the app runs.
     pub(super) async fn current(&self) -> Result<Option<Release>> {
-        Ok(self.releases(50).await?.into_iter().find(|release| release.is_current))
+        current_of(&self.api, &self.work.app).await
     }
 
     /// A release that is newer than this and is what we asked for; it may take a moment to show.
@@ -240,15 +259,8 @@ impl Deploy<'_> {
         heard.tail.push_back(plain.chars().take(1000).collect());
     }
 
-    /// Nobody released anything else meanwhile.
     pub(super) async fn is_current(&self, version: u64) -> Result<()> {
-        let current = self.current().await?;
-        if current.as_ref().map(|release| release.version) == Some(version) {
-            return Ok(());
-        }
-        let runs = current.map_or("nothing".to_owned(), |release| format!("v{} ({})", release.version, release.description));
-        let sentence = format!("{} runs {runs} instead of v{version}", self.work.app);
-        Err(Error::new(Reason::TargetWrongDigest, sentence).hint("somebody else released there, or went back"))
+        expect_current(&self.api, &self.work.app, version).await
     }
 
     /// The release is still the app's, and the registry has what was released.
