@@ -141,7 +141,7 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
 fn unless_frozen(decision: Decision, event: &Event, config: &Config, occasion: &Occasion) -> Decision {
     let rules = decision.environment.as_ref().and_then(|name| config.environments.get(name));
     let is_preview = matches!(occasion, Occasion::PullRequest { .. });
-    let switches = rules.is_some_and(|rules| !rules.deploy.is_empty()) && !is_preview;
+    let switches = rules.is_some_and(|rules| !rules.deploy.is_empty() || !rules.trigger.is_empty()) && !is_preview;
     if !event.more.frozen || !switches || decision.outcome != Outcome::Deploy {
         return decision;
     }
@@ -191,8 +191,8 @@ fn claims(rules: &Environment, occasion: &Occasion, event: &Event, variables: &V
 
 fn condition(rules: &Environment, variables: &Variables) -> std::result::Result<(), Stop> {
     match &rules.r#if {
-        Some(condition) if variables.get(&condition.var).is_none() => {
-            Err(skip(Reason::EventCondition, format!("the variable `{}` is not set", condition.var)))
+        Some(condition) if !condition.is_met(variables.get(&condition.var)) => {
+            Err(skip(Reason::EventCondition, format!("the variable {}", condition.unmet())))
         }
         Some(_) | None => Ok(()),
     }
@@ -320,7 +320,10 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
         Error::new(Reason::InputEvent, said).hint("name it with --sha, or run inside a git checkout that has it")
     })?;
     if let Occasion::Push { .. } = occasion {
-        decision.version = Some(Version::parse(&short(commit))?);
+        decision.version = Some(Version::parse(event.more.named.as_deref().unwrap_or(&short(commit)))?);
+    } else if let Some(named) = &event.more.named {
+        let sentence = format!("--as {named} names the version of a branch, and this event is about something else");
+        return Err(Error::new(Reason::InputVersion, sentence).hint("leave it out"));
     }
     if let Occasion::PullRequest { .. } = occasion {
         let kind = if event.more.gitlab.is_some() { "mr" } else { "pr" };

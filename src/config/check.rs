@@ -254,6 +254,11 @@ impl Checker<'_> {
         self.placeholders_with(path, text, TakesImages::Yes);
     }
 
+    /// The same where the target is an app of Heroku, which has a name.
+    pub(super) fn placeholders_of_app(&mut self, path: &str, text: &str) {
+        self.placeholders_with(path, text, TakesImages::YesAndApp);
+    }
+
     fn placeholders_with(&mut self, path: &str, text: &str, takes_images: TakesImages) {
         if let Err(why) = template::split(text) {
             self.report(path, why, "write {{ and }} for literal braces");
@@ -267,6 +272,7 @@ impl Checker<'_> {
     fn placeholder(&mut self, path: &str, name: &str, takes_images: TakesImages) {
         let images = || self.config.images.keys().map(String::as_str);
         let known = match name.split_once('.') {
+            None if takes_images == TakesImages::YesAndApp && name == "app" => true,
             None => template::NAMES.contains(&name),
             Some(("var", variable)) => self.config.variables.contains_key(variable),
             Some(("image" | "digest", image)) if images().any(|known| known == image) => {
@@ -284,7 +290,7 @@ impl Checker<'_> {
         let variables = self.config.variables.keys().map(|name| format!("var.{name}"));
         let of_images = self.config.images.keys().flat_map(|name| [format!("image.{name}"), format!("digest.{name}")]);
         let more: Vec<String> = match takes_images {
-            TakesImages::Yes => variables.chain(of_images).collect(),
+            TakesImages::Yes | TakesImages::YesAndApp => variables.chain(of_images).collect(),
             TakesImages::No => variables.collect(),
         };
         let hint = match did_you_mean(name, template::NAMES.iter().copied().chain(more.iter().map(String::as_str))) {
@@ -314,11 +320,12 @@ impl Checker<'_> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TakesImages {
     Yes,
+    YesAndApp,
     No,
 }
 
 fn claim(when: &When, rules: &Environment) -> Option<String> {
-    let condition = rules.r#if.as_ref().map(|condition| condition.var.as_str()).unwrap_or_default();
+    let condition = rules.r#if.as_ref().map(|condition| format!("{} {:?}", condition.var, condition.is)).unwrap_or_default();
     match when {
         When::Event(WhenEvent::Manual) => None,
         When::Event(WhenEvent::PullRequest) => Some(format!("pull-request {:?} {condition}", rules.labels)),

@@ -80,7 +80,7 @@ impl Checker<'_> {
         for (name, value) in layer {
             let at = format!("{path}.{name}");
             if let Some(TextOrSecret::Text(text)) = value {
-                self.late_placeholders(&at, text);
+                self.placeholders_of_app(&at, text);
             }
             if name.is_empty() || name.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=') {
                 self.report(&at, format!("{name:?} cannot name a config var"), "use letters, digits and _");

@@ -117,6 +117,23 @@ pub struct WhenTag {
 pub struct Condition {
     /// The variable that must be set and not empty.
     pub var: String,
+    /// The value that it must have; any when not given.
+    pub is: Option<String>,
+}
+
+impl Condition {
+    /// Whether the variable, which may have no value, meets it.
+    pub fn is_met(&self, value: Option<&str>) -> bool {
+        value.is_some_and(|value| !value.is_empty() && self.is.as_deref().is_none_or(|wanted| wanted == value))
+    }
+
+    /// Why it is not met, after the words "the variable".
+    pub fn unmet(&self) -> String {
+        match &self.is {
+            Some(wanted) => format!("`{}` is not {wanted:?}", self.var),
+            None => format!("`{}` is not set", self.var),
+        }
+    }
 }
 
 /// A time in which nothing is deployed.

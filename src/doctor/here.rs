@@ -72,7 +72,7 @@ pub(super) fn context(world: &World, place: &Place) -> Vec<Finding> {
 
 /// The variables that the configuration takes secrets from, but for what its `if:` switches off here.
 pub(super) fn secrets(world: &World, loaded: &Loaded, variables: &Variables) -> Vec<Finding> {
-    let mut names: Vec<&str> = loaded.config.secret_names_where(|condition| variables.get(&condition.var).is_some());
+    let mut names: Vec<&str> = loaded.config.secret_names_where(|condition| condition.is_met(variables.get(&condition.var)));
     names.sort_unstable();
     names.dedup();
     let find = |name: &str| {

@@ -153,6 +153,8 @@ pub struct More {
     pub gitlab: Option<String>,
     /// A deploy freeze is on (GitLab says so and stops nothing).
     pub frozen: bool,
+    /// The version that was named for what a branch has.
+    pub named: Option<String>,
     /// The run, for links and ordering.
     pub run: Run,
 }
@@ -211,6 +213,9 @@ pub struct FactFlags {
     /// Who does this
     #[arg(long, value_name = "LOGIN")]
     pub actor: Option<String>,
+    /// The version of what a branch has (default: its commit's first 7 digits), for a run that another pipeline started
+    #[arg(long = "as", value_name = "VERSION")]
+    pub named: Option<String>,
 }
 
 impl Event {
@@ -278,6 +283,7 @@ impl Event {
             self.set_ref(Some(format!("refs/tags/{}", tag.trim_start_matches("refs/tags/"))));
         }
         self.pr = flags.pr.or(self.pr);
+        self.more.named = flags.named.clone().or(self.more.named.take());
         for (flag, fact) in [
             (&flags.default_branch, &mut self.default_branch),
             (&flags.actor, &mut self.actor),

@@ -50,7 +50,7 @@ impl Builder<'_> {
         let triggers =
             self.rules.trigger.iter().map(|trigger| (format!("the trigger {}", self.shown(&[trigger.place()])), trigger.condition()));
         let unmet = targets.chain(triggers).filter(|(_, condition)| !self.is_met(*condition));
-        let told = unmet.filter_map(|(what, condition)| Some(format!("{what}: the variable {} is not set", condition?.var)));
+        let told = unmet.filter_map(|(what, condition)| Some(format!("{what}: the variable {}", condition?.unmet())));
         self.plan.left_out = told.collect();
     }
 
@@ -158,7 +158,7 @@ impl Builder<'_> {
                 let app = targets::heroku::app_name(&self.fill("deploy", &heroku.app)?);
                 let processes = self.processes(heroku);
                 let work = targets::heroku::Work { target: heroku.as_ref().clone(), app: app.clone(), processes, aws: self.aws() };
-                (System::Heroku(Box::new(work)), auto(heroku.rollback), None, every_text(heroku.as_ref()), app)
+                (System::Heroku(Box::new(work)), auto(heroku.rollback), None, names_but_app(heroku.as_ref()), app)
             }
             Target::Ecs(ecs) => {
                 let place = format!("{}/{}", self.fill("deploy", &ecs.cluster)?, self.fill("deploy", &ecs.service)?);
@@ -177,7 +177,10 @@ impl Builder<'_> {
             System::Ecs(ecs) if ecs.task_definition.is_some() => texts.push(every_name(self.config)),
             System::Kubernetes(_) | System::Swarm(_) | System::Awx(_) | System::Ecs(_) => {}
         }
-        let values = self.values.used_by(texts.iter().map(String::as_str));
+        let mut values = self.values.used_by(texts.iter().map(String::as_str));
+        if let System::Heroku(work) = &system {
+            values.set("app", Some(work.app.clone()));
+        }
         Ok(Some((targets::Work { system, rollback, image, values, aws: self.aws() }, place)))
     }
 
@@ -200,7 +203,7 @@ impl Builder<'_> {
 
     /// Whether a condition is met in this run.
     pub(super) fn is_met(&self, condition: Option<&config::Condition>) -> bool {
-        condition.is_none_or(|condition| self.values.get(&format!("var.{}", condition.var)).is_some_and(|value| !value.is_empty()))
+        condition.is_none_or(|condition| condition.is_met(self.values.get(&format!("var.{}", condition.var))))
     }
 
     /// A placeholder without a value is known before anything is built. Images get theirs later.
@@ -307,6 +310,12 @@ impl Builder<'_> {
 fn every_text(part: &impl serde::Serialize) -> Vec<String> {
     let value = serde_json::to_value(part).unwrap_or(Value::Null);
     template::texts(&value).into_iter().map(str::to_owned).collect()
+}
+
+/// Every placeholder of a part of the configuration but `{app}`, which gets its value there.
+fn names_but_app(part: &impl serde::Serialize) -> Vec<String> {
+    let names = every_text(part).into_iter().flat_map(|text| template::names(&text));
+    names.filter(|name| name != "app").map(|name| format!("{{{name}}}")).collect()
 }
 
 /// A text that uses every placeholder that a manifest may use: not those that differ from run to run of the same delivery.

@@ -97,6 +97,32 @@ fn a_branch_stands_for_its_commit_and_takes_no_alias_of_a_series() {
     world.run(&["deploy", "dev", "latest"]).must(2, "input.version");
 }
 
+/// A pipeline that another one starts puts the same commit together anew, with other arguments: that is another version.
+#[test]
+fn the_same_commit_made_anew_has_a_version_of_its_own() {
+    let mut world = World::new();
+    world.configure("\nimages:\n", "\nvariables: {base: {env: STORY_BASE, default: \"1\"}}\nimages:\n");
+    world.configure("    repository: 123456789012", "    args: {BASE: \"{var.base}\"}\n    repository: 123456789012");
+    world.commit("base");
+    let first = world.pushed().run(&["run"]);
+    first.must(0, "deploy.done");
+    world.var("STORY_BASE", "2");
+    world.run(&["run"]).must(2, "version.conflict");
+    let dispatched = json!({"ref": "refs/heads/main", "inputs": {}, "repository": crate::world::repository()});
+    let ran = world.event("workflow_dispatch", &dispatched).run(&["merge", "--as=main.42"]);
+    ran.must(0, "deploy.done");
+    assert_eq!(ran.outputs["version"], "main.42");
+    assert_ne!(ran.outputs["digest"], first.outputs["digest"]);
+    let tags = world.sandbox.with(|outside| outside.repositories["demo"].tags.clone());
+    assert_eq!((&tags["main.42"], &tags["latest"]), (&ran.outputs["digest"], &ran.outputs["digest"]));
+    assert_eq!(tags[&world.head()[..7]], first.outputs["digest"], "the merge's own version stays");
+    assert!(world.runs_on("dev").contains("main.42"), "{}", world.runs_on("dev"));
+    world.run(&["merge", "--as=main 42"]).must(2, "input.version");
+    let ran = world.pull_request("opened", |_| {}).run(&["run", "--as=main.42"]);
+    ran.must(2, "input.version");
+    assert!(ran.err.contains("names the version of a branch"), "{}", ran.err);
+}
+
 #[test]
 fn another_branch_by_hand_is_not_the_default_branch() {
     let mut world = World::new();

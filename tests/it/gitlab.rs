@@ -183,6 +183,15 @@ fn forks_trains_and_freezes_deploy_nothing() {
     let ran = frozen.run(&["run"]);
     must(&frozen, &ran, 4, "gate.freeze");
     assert_eq!(ran.log, [] as [&str; 0]);
+    // Pipelines elsewhere deploy too.
+    let mut triggers = branch("push");
+    let text = std::fs::read_to_string(triggers.path("tidegate.yml")).unwrap();
+    let (head, rest) = text.split_once("    deploy:\n").unwrap();
+    let (_, tail) = rest.split_once("  staging:\n").unwrap();
+    let trigger = "    trigger:\n      - github: {repository: acme/manifests, event: go, token: {env: STORY}}\n  staging:\n";
+    triggers.write("tidegate.yml", &format!("{head}{trigger}{tail}"));
+    triggers.var("CI_DEPLOY_FREEZE", "true");
+    must(&triggers, &triggers.run(&["run"]), 4, "gate.freeze");
     let mut preview = merge_request();
     preview.var("CI_DEPLOY_FREEZE", "true");
     must(&preview, &preview.run(&["run"]), 0, "deploy.done");
