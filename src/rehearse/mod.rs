@@ -148,8 +148,9 @@ impl<'a> Stage<'a> {
         let image = loaded.config.images.values().next().map_or("demo", |image| image.repository.as_str());
         outside.cluster.first_image = format!("{image}:before@sha256:{}", hex(&Sha256::digest(b"before")));
         outside.cluster.log = "listening on :8080\n".into();
-        let apps = heroku_targets(&loaded.config).filter(|heroku| heroku.create.is_none() && !heroku.app.contains('{'));
-        outside.heroku.apps = apps.map(|heroku| (heroku.app.clone(), heroku::App::running())).collect();
+        let apps = heroku_targets(&loaded.config).filter(|heroku| heroku.create.is_none());
+        let names = apps.map(|heroku| heroku.app.replace("{project}", &loaded.config.project)).filter(|name| !name.contains('{'));
+        outside.heroku.apps = names.map(|name| (crate::targets::heroku::app_name(&name), heroku::App::running())).collect();
         outside.heroku.phase = vec!["(the output of the release phase)".into()];
         outside.ecs.containers = ecs_containers(&loaded.config);
         let sandbox = Sandbox::start(outside).await.map_err(failed)?;

@@ -65,7 +65,7 @@ fn rows(report: &Report) -> Vec<String> {
     for step in report.steps.iter().filter(|step| step.id.starts_with("drain") && step.outcome == StepOutcome::Done) {
         rows.push(format!("| {} | {} |\n", step.id, escape(&step.note)));
     }
-    rows.extend(report.steps.iter().filter(|step| step.id.starts_with("migrate.")).map(around));
+    rows.extend(report.steps.iter().filter(|step| step.id.starts_with("migrate")).map(around));
     for target in &report.targets {
         rows.push(format!("| {} | {}: {} |\n", target.id, target.verdict.name(), escape(&target.detail)));
     }

@@ -182,7 +182,7 @@ impl Report {
         if any("trigger.", |outcome| matches!(outcome, StepOutcome::Done | StepOutcome::Failed)) {
             return format!("the pipelines of {} are not all done for {version}", self.place);
         }
-        let migrated = any("migrate.", |outcome| outcome != StepOutcome::Skipped);
+        let migrated = any("migrate", |outcome| outcome != StepOutcome::Skipped);
         let what = if migrated { "its migration is not proven to have ended well" } else { "nothing was switched" };
         format!("{version} was not deployed to {}: {what}", self.place)
     }

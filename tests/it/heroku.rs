@@ -191,6 +191,22 @@ fn config_vars_come_in_layers_and_their_values_are_never_shown() {
     assert!(!shows(&ran, "hunter2") && !shows(&ran, "kept-secret-value"), "{}", ran.err);
 }
 
+/// Heroku makes a release of a change of config vars as well: its release phase has to succeed before the images are released.
+#[test]
+fn the_release_of_a_change_of_config_vars_is_followed() {
+    let keys = ", config: {vars: {DEBUG: \"1\"}}";
+    let mut world = heroku(Mood::Honest, keys);
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    let followed = ran.err.find("the change of config vars is v4 of demo-staging").unwrap();
+    assert!(followed < ran.err.find("v5 of demo-staging is made: Deployed web").unwrap(), "{}", ran.err);
+    let mut world = heroku(Mood::PhaseFails, keys);
+    let ran = world.pushed().run(&["run"]);
+    ran.must(1, "target.failed");
+    assert!(ran.err.contains("the release phase of v4 of demo-staging failed; what ran before goes on"), "{}", ran.err);
+    assert!(!app(&world, "demo-staging").releases.iter().any(|release| release.description.starts_with("Deployed") && release.version > 4));
+}
+
 #[test]
 fn a_preview_gets_an_app_of_its_own_which_goes_with_the_pull_request() {
     let keys = ", pipeline: {name: demo, stage: review}, addons: [{plan: \"heroku-postgresql:essential-0\", config: {version: \"16\"}}], config: {vars: {MODE: REVIEW}}, dynos: {web: {quantity: 2, size: Standard-1X}}";
@@ -399,6 +415,8 @@ fn a_one_off_dyno_is_believed_by_its_own_exit_code() {
         let ran = world.pushed().run(&["run"]);
         ran.must(code, reason);
         assert!(ran.err.contains(words) && ran.err.contains("run | migrating demo-staging"), "{fate:?}: {}", ran.err);
+        let row = if code == 0 { "| migrate | run.1 of demo-staging ended with exit code 0 |" } else { "| migrate | failed |" };
+        assert!(world.comments()[0].contains(row), "{}", world.comments()[0]);
         assert!(!ran.err.contains("heroku-command-exit-status") && !shows(&ran, "very-secret-key"), "{}", ran.err);
         let (command, env) = world.sandbox.with(|outside| outside.heroku.commands()).remove(0);
         assert_eq!(command, "('./manage.py' 'migrate' 'it'\\''s $HOME'); echo \"\u{FFFF} heroku-command-exit-status: $?\"");

@@ -349,7 +349,13 @@ fn config_vars(app: &mut App, patch: &Value, mood: Mood) -> Response {
     if mood != Mood::ForgetsVars {
         app.config = config;
         let images = app.images();
+        let (before, has_images) = (app.current, !images.is_empty());
         app.add(format!("Set {} config vars", names.join(", ")), images);
+        if has_images {
+            // The release phase of what is there runs again; until it has succeeded what ran before goes on.
+            app.releases.last_mut().into_iter().for_each(|release| release.status = "pending");
+            app.current = before;
+        }
     }
     answer
 }

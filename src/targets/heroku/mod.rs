@@ -48,6 +48,9 @@ pub fn app_name(text: &str) -> String {
     if is_app_name(text) {
         return text.to_owned();
     }
+    if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return app_name(&format!("app-{text}"));
+    }
     let plain = crate::version::slug(&text.to_lowercase(), LIMIT);
     if plain == text || text.to_lowercase() == text {
         return plain; // as it is, or with a hash of the text already
@@ -308,18 +311,28 @@ impl<'a> Deploy<'a> {
     async fn configure(&self, started: &mut Started) -> Result<()> {
         let wanted = vars::wanted(self.site, &self.values, &self.work.target.config)?;
         let Some((patch, said)) = vars::difference(&self.config_vars().await?, &wanted) else { return Ok(()) };
+        let before = self.newest().await?.map_or(0, |release| release.version);
         let asked = self.api.expect(&Request::patch(&format!("/apps/{}/config-vars", self.work.app), &patch)).await;
         started.configured = asked.as_ref().err().is_none_or(|error| error.lost);
         asked?;
         self.site.say(&format!("config vars of {}: {said}", self.work.app));
         let there = self.config_vars().await?;
         match vars::difference(&there, &wanted) {
-            None => Ok(()),
+            None => self.follow_config(before).await,
             Some((_, said)) => {
                 let sentence = format!("Heroku took the config vars of {}, and they are not so: it still {said}", self.work.app);
                 Err(Error::new(Reason::TargetWrongDigest, sentence).hint("does an add-on own them?"))
             }
         }
+    }
+
+    /// Heroku makes a release of a change of config vars too, whose release phase runs what is there already.
+    async fn follow_config(&self, before: u64) -> Result<()> {
+        let Some(made) = self.newest().await?.filter(|release| release.version > before && release.status == "pending") else {
+            return Ok(());
+        };
+        self.site.say(&format!("the change of config vars is v{} of {}", made.version, self.work.app));
+        self.follow(&made).await.map(drop)
     }
 
     fn settled(&self, version: u64, look: &dynos::Look) -> Settled {

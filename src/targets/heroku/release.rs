@@ -6,7 +6,7 @@ use crate::error::{Error, Reason, Result};
 use crate::tools::wait::{Backoff, spoken};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -31,13 +31,18 @@ pub struct Release {
 }
 
 impl Release {
-    /// Whether its description says that it released these images, as "Deployed web (0123456789ab), worker (…)".
+    /// Whether its description says that it released these images and no others, as "Deployed web (0123456789ab)".
+    /// How several process types are put is not written down anywhere, so only the digests are read.
     pub(super) fn names(&self, images: &[(String, String)]) -> bool {
-        let named = |(process, config): &(String, String)| {
-            let short: String = config.trim_start_matches("sha256:").chars().take(12).collect();
-            self.description.contains(&format!("{process} ({short})"))
-        };
-        self.description.starts_with("Deployed") && images.iter().all(named)
+        let ours: BTreeSet<String> = images.iter().map(|(_process, config)| short(config)).collect();
+        self.description.starts_with("Deployed") && ours == self.digests()
+    }
+
+    /// The words of the description that are the beginning of a digest.
+    fn digests(&self) -> BTreeSet<String> {
+        let words = self.description.split(|c: char| !c.is_ascii_alphanumeric());
+        let is_digest = |word: &&str| word.len() >= 12 && word.chars().all(|c| c.is_ascii_digit() || matches!(c, 'a'..='f'));
+        words.filter(is_digest).map(|word| word.chars().take(12).collect()).collect()
     }
 
     fn of(value: &Value) -> Option<Self> {
@@ -51,6 +56,15 @@ impl Release {
             output: text("output_stream_url"),
         })
     }
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+}
+
+/// The beginning of a digest, as descriptions have it.
+fn short(config: &str) -> String {
+    config.trim_start_matches("sha256:").chars().take(12).collect()
 }
 
 /// The version in "release v42", as the journal has it.
@@ -165,9 +179,10 @@ impl Deploy<'_> {
         let deployed = releases.iter().filter(|release| release.status == "succeeded" && release.description.starts_with("Deployed"));
         // The newest release that names a process type is what that one runs, unless somebody went back since.
         let is_last = |(process, config): &(String, String)| {
-            let last = deployed.clone().find(|release| release.description.contains(&format!("{process} (")))?;
+            let names_it = |release: &&&Release| release.description.split(|c: char| !is_of_name(c)).any(|word| word == process);
+            let last = deployed.clone().find(|release| names_it(&release))?;
             let went_back = releases.iter().any(|later| later.version > last.version && later.description.starts_with("Rollback"));
-            (last.names(&[(process.clone(), config.clone())]) && !went_back).then_some(last.version)
+            (last.digests().contains(&short(config)) && !went_back).then_some(last.version)
         };
         let since: Option<Vec<u64>> = images.iter().map(is_last).collect();
         match (current, since) {
