@@ -232,6 +232,21 @@ fn a_server_that_redeploys_itself_is_waited_for() {
     }
 }
 
+/// While the server is replaced, a proxy may answer for it that there is no such page; not for ever.
+#[test]
+fn a_proxy_that_answers_in_its_place_is_not_its_word() {
+    let absent = |times| Fault { body: json!("404 page not found"), ..fault(STATUS, 404, times) };
+    let mut world = current(Fate::Success);
+    world.sandbox.with(|outside| outside.faults.push(absent(3)));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("answers 404") && ran.err.contains("the server answers again") && jobs(&world).len() == 1, "{}", ran.err);
+    // Its own word counts at once.
+    let mut world = current(Fate::Success);
+    world.sandbox.with(|outside| outside.faults.push(Fault { body: json!({"detail": "Not Found"}), ..fault(STATUS, 404, 1) }));
+    world.pushed().run(&["run"]).must(2, "target.input");
+}
+
 /// After its start the server does not know its apps yet.
 #[test]
 fn a_server_that_is_away_at_first_is_waited_for() {

@@ -145,6 +145,13 @@ struct Got {
     location: Option<String>,
 }
 
+impl Away {
+    /// What stands in front of the server answered in its place, as a proxy does while the server is replaced.
+    pub(super) fn in_its_place(error: &Error) -> Self {
+        Self { why: error.sentence.clone(), status: None, may_have_arrived: false, pause: None }
+    }
+}
+
 impl Got {
     fn understood(self, place: &str, bytes: &[u8]) -> Result<Answer> {
         let body: Option<Value> = serde_json::from_slice(bytes).ok();
@@ -166,7 +173,9 @@ impl Got {
     }
 
     fn no_success(self, place: &str, body: Option<&Value>, bytes: &[u8]) -> Result<Answer> {
-        let words = words(body).unwrap_or_else(|| proof::beginning(&String::from_utf8_lossy(bytes)));
+        let own = words(body);
+        let is_own = own.is_some();
+        let words = own.unwrap_or_else(|| proof::beginning(&String::from_utf8_lossy(bytes)));
         let sentence = format!("{place} answers {}: {words}", self.status.as_u16());
         let failed = |reason: Reason, hint: &str| Err(Error::new(reason, sentence.clone()).hint(hint));
         match self.status.as_u16() {
@@ -177,9 +186,15 @@ impl Got {
                 Ok(Answer::Away(Away { why, status: Some(self.status), may_have_arrived, pause }))
             }
             401 => failed(Reason::AuthMissing, "something in front of the server wants a login: the deployment's secret is not one"),
-            403 => failed(Reason::AuthDenied, "may this runner reach the server from where it is?"),
-            422 => failed(Reason::TargetInput, "the server does not take the request's shape: is it a CD server of another version?"),
+            // While it redeploys itself, what stands in front answers in its place: without the `detail` of the server.
+            403..=405 if !is_own => {
+                let hint = if self.status == StatusCode::FORBIDDEN { MAY_WE } else { IS_IT_THERE };
+                let reason = if self.status == StatusCode::FORBIDDEN { Reason::AuthDenied } else { Reason::TargetInput };
+                Err(Error { gone: true, ..Error::new(reason, sentence.clone()) }.hint(hint))
+            }
+            403 => failed(Reason::AuthDenied, MAY_WE),
             404 | 405 => failed(Reason::TargetInput, IS_IT_THERE),
+            422 => failed(Reason::TargetInput, "the server does not take the request's shape: is it a CD server of another version?"),
             300..=399 => {
                 let to = self.location.map_or("another place".to_owned(), |location| proof::shown(&location));
                 let sentence = format!("{place} answers {} and leads to {to}: a secret is not taken there", self.status.as_u16());
@@ -191,6 +206,7 @@ impl Got {
     }
 }
 
+const MAY_WE: &str = "may this runner reach the server from where it is?";
 const IS_IT_THERE: &str = "is a CD server there? `url:` is the address without /app-deploy/";
 
 /// What FastAPI says: `detail` as a text, or a list of what is wrong where. Its `input` holds the secret and is left out.

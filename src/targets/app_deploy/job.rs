@@ -8,6 +8,9 @@ use crate::targets::Site;
 use crate::tools::wait::{Backoff, spoken};
 use std::time::Duration;
 
+/// How often in a row something else may answer in the server's place while it is replaced.
+const ABSENCES: u32 = 10;
+
 /// Whose job it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
@@ -28,6 +31,8 @@ pub(super) struct Job<'a> {
     /// The state that was last said.
     said: String,
     patience: Patience,
+    /// How often in a row something else answered in the server's place.
+    absent: u32,
 }
 
 /// How a job ended.
@@ -45,7 +50,7 @@ pub(super) enum End {
 
 impl<'a> Job<'a> {
     pub(super) fn new(deploy: &'a Deploy<'a>, id: String, whose: Whose) -> Self {
-        Self { deploy, id, whose, heard: Heard::default(), said: "not seen yet".into(), patience: Patience::default() }
+        Self { deploy, id, whose, heard: Heard::default(), said: "not seen yet".into(), patience: Patience::default(), absent: 0 }
     }
 
     /// Looks until it has ended, or to the deadline.
@@ -64,11 +69,19 @@ impl<'a> Job<'a> {
             let left = self.deploy.left();
             let cancel = &self.deploy.site.world.cancel;
             let answer = tokio::select! {
-                answer = self.deploy.api.status(&self.id, left) => answer?,
+                answer = self.deploy.api.status(&self.id, left) => answer,
                 () = cancel.cancelled() => return Err(self.cancelled()),
+            };
+            let answer = match answer {
+                Err(error) if error.gone && self.absent < ABSENCES => {
+                    self.absent += 1;
+                    Answer::Away(Away::in_its_place(&error))
+                }
+                answer => answer?,
             };
             match answer {
                 Answer::Job(seen) => {
+                    self.absent = 0;
                     self.patience.over(self.deploy.site);
                     return self.take(&seen);
                 }

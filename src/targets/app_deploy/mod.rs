@@ -15,7 +15,7 @@ mod api;
 mod job;
 mod output;
 
-use api::{Answer, Api, Seen};
+use api::{Answer, Api, Away, Seen};
 use job::{End, Job, Over, Patience, Whose};
 
 /// What the journal says before a job is asked for.
@@ -216,7 +216,14 @@ impl<'a> Deploy<'a> {
             if !is_lost && answer.as_ref().map_or_else(|error| !error.lost, Answer::is_certain) {
                 *started = Started::Nothing;
             }
-            let pause = match answer? {
+            let answer = match answer {
+                Err(error) if error.gone && patience.was_needed && learning < LEARNING => {
+                    learning += 1;
+                    Answer::Away(Away::in_its_place(&error))
+                }
+                answer => answer?,
+            };
+            let pause = match answer {
                 Answer::Job(seen) => {
                     patience.over(self.site);
                     return self.taken(seen, is_lost, started).await;
