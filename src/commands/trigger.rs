@@ -110,6 +110,9 @@ pub struct Travis {
     /// The branch
     #[arg(long, value_name = "NAME", default_value = "master")]
     branch: String,
+    /// The commit of that branch (default: its newest one)
+    #[arg(long, value_name = "SHA")]
+    sha: Option<String>,
     /// The API (default: https://api.travis-ci.com)
     #[arg(long, value_name = "URL")]
     host: Option<String>,
@@ -236,6 +239,7 @@ impl Travis {
             host: self.host.as_deref().map(literal),
             repository: literal(&self.repository),
             branch: literal(&self.branch),
+            sha: self.sha.as_deref().map(literal),
             message: self.message.as_deref().map(literal),
             env: pairs(&self.env, "--env")?.into_iter().map(|(name, value)| (name, literal(&value))).collect(),
             merge_mode: self.merge_mode.unwrap_or_default(),

@@ -98,7 +98,7 @@ impl Checker<'_> {
         }
         self.timeout(path, travis.timeout);
         self.repository(&format!("{path}.repository"), &travis.repository);
-        for (key, text) in [("branch", Some(&travis.branch)), ("message", travis.message.as_ref())] {
+        for (key, text) in [("branch", Some(&travis.branch)), ("sha", travis.sha.as_ref()), ("message", travis.message.as_ref())] {
             self.late_placeholders(&format!("{path}.{key}"), text.map_or("", String::as_str));
         }
         self.started_with(&format!("{path}.env"), travis.env.iter().map(|(name, text)| (name, text.as_str())));

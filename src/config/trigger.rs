@@ -101,6 +101,8 @@ pub struct TriggerTravis {
     /// The branch.
     #[serde(default = "master")]
     pub branch: String,
+    /// The commit of that branch; its newest one when not given.
+    pub sha: Option<String>,
     /// The build's title.
     pub message: Option<String>,
     /// Variables of the build. They stand in its log: secrets belong into the repository's settings at Travis.

@@ -436,7 +436,7 @@ fn travis(pipelines: &mut Pipelines, asked: &Asked, (name, parts, generous): (&s
                 &json!({"@type": "request", "id": run.id, "state": "finished", "result": "rejected", "message": "Build config file not found"}),
             ),
             Some(run) => {
-                let builds = if run.looks > 1 { json!([{"@type": "build", "id": run.id * 10}]) } else { json!([]) };
+                let builds = if run.looks > 1 && run.end != "barren" { json!([{"@type": "build", "id": run.id * 10}]) } else { json!([]) };
                 json_answer(200, &json!({"@type": "request", "id": run.id, "state": "finished", "result": "approved", "builds": builds}))
             }
             None => json_answer(404, &json!({"@type": "error", "error_type": "not_found", "error_message": "request not found"})),

@@ -88,9 +88,14 @@ fn every_other_end_fails_the_run_and_names_the_job() {
 /// By its file, its number or its exact name, over all pages.
 #[test]
 fn a_workflow_is_found_by_file_number_or_name() {
-    for (named, found) in
-        [("e2e.yml", true), (".github/workflows/e2e.yml", true), ("\"End to End\"", true), ("End to end", false), ("e2f.yml", false)]
-    {
+    for (named, found) in [
+        ("e2e.yml", true),
+        ("\"493883\"", true),
+        (".github/workflows/e2e.yml", true),
+        ("\"End to End\"", true),
+        ("End to end", false),
+        ("e2f.yml", false),
+    ] {
         let mut world = trigger(&GITHUB.replace("workflow: e2e.yml", &format!("workflow: {named}")));
         world.sandbox.with(|outside| {
             let filler = (0..230).map(|number| Workflow::new("acme/e2e", &format!("Filler {number}"), &format!("filler{number}.yml"), &[]));
@@ -127,6 +132,12 @@ fn without_a_number_the_run_is_told_from_others() {
         world.pushed().run(&["run"]).must(0, "deploy.done");
         assert_eq!(runs(&world).len(), 1, "{mood:?}");
     }
+    // Nobody has to know which is ours when none is followed.
+    let mut world = trigger(&GITHUB.replace(", wait: true", ""));
+    world.sandbox.with(|outside| outside.downstream.mood = Mood::Crowded);
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("End to End of acme/e2e is started; it is one of 2 new runs"), "{}", ran.err);
     // Somebody else starts the same: guessing would take the wrong verdict.
     let mut world = trigger(GITHUB);
     world.sandbox.with(|outside| outside.downstream.mood = Mood::Crowded);
@@ -198,7 +209,26 @@ fn what_github_refuses_says_why() {
         "{}",
         ran.err
     );
+    // A token without the permission is told which one it lacks.
+    for (text, on, permission) in [
+        (GITHUB, "POST /github/repos/acme/e2e/actions/workflows/e2e.yml/dispatches", "the token needs `actions: write` there"),
+        (EVENT, "POST /github/repos/acme/e2e/dispatches", "the token needs `contents: write` there"),
+    ] {
+        let mut world = trigger(text);
+        let body = json!({"message": "Resource not accessible by personal access token"});
+        world.sandbox.with(|outside| outside.faults.push(Fault { on, times: 1, status: 403, headers: vec![], body, after_effect: false }));
+        let ran = world.pushed().run(&["run"]);
+        ran.must(5, "auth.denied");
+        assert!(ran.err.contains(permission) && ran.err.contains("not accessible") && runs(&world).is_empty(), "{}", ran.err);
+    }
     // More text than GitHub takes is known before it is sent.
+    let mut world = trigger(&EVENT.replace("dry: false", "dry: \"{var.long}\""));
+    world.configure("\nimages:", "\nvariables: {long: {env: STORY_LONG}}\nimages:");
+    world.commit("long");
+    world.var("STORY_LONG", "x".repeat(66_000));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(2, "trigger.input");
+    assert!(ran.err.contains("bytes, and GitHub takes 65535") && runs(&world).is_empty(), "{}", ran.err);
     let mut world = trigger(&GITHUB.replace("inputs: {", "inputs: {id: \"{var.long}\", "));
     world.configure("images:", "variables: {long: {env: STORY_LONG}}\nimages:");
     world.commit("long");
@@ -279,6 +309,22 @@ fn time_and_cancel_end_what_was_started_or_leave_it() {
         assert!(ran.err.contains("run 500 of acme/e2e is still in_progress after") && ran.err.contains(words), "{}", ran.err);
         assert_eq!(runs(&world)[0].cancelled, cancelled);
     }
+    // A limit of requests says nothing about the run: it is waited out, and not asked into.
+    let mut world = trigger(&GITHUB.replace("timeout: 5s", "timeout: 2s, on-cancel: leave"));
+    let limited = Fault {
+        on: "GET /github/repos/acme/e2e/actions/runs/500",
+        times: 9,
+        status: 429,
+        headers: vec![("retry-after", "300")],
+        body: json!({"message": "API rate limit exceeded"}),
+        after_effect: false,
+    };
+    world.sandbox.with(|outside| outside.faults.push(limited));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(3, "trigger.timeout");
+    assert!(ran.err.contains("run 500 of acme/e2e is looked at again in 5m"), "{}", ran.err);
+    let looks = ran.count("GET /github/repos/acme/e2e/actions/runs/500");
+    assert_eq!(looks, 2, "the first, and the last one at the deadline: {}", ran.log.join("\n"));
     let mut world = trigger(&GITHUB.replace("timeout: 5s", "timeout: 10m"));
     world.sandbox.with(|outside| outside.downstream.end = Some(String::new()));
     let going = world.pushed().run_until(&["run"], "run 500 of acme/e2e: in_progress");
@@ -337,6 +383,15 @@ fn a_gitlab_pipeline_is_started_and_followed() {
     assert!(ran.err.contains("pipeline 500 of acme/stack ended with success"), "{}", ran.err);
     let shown = ran.err.lines().any(|line| line.contains("very-secret-key") && !line.starts_with("::add-mask::"));
     assert!(!shown && !ran.log.join("\n").contains(TRIGGER_TOKEN), "the token stands in the form, not in the address");
+    // Moved to another place: nobody follows with a token.
+    let mut world = gitlab(|text| text);
+    let headers = vec![("location", "https://elsewhere.example.com/")];
+    world.sandbox.with(|outside| {
+        outside.faults.push(Fault { on: "/trigger/pipeline", times: 1, status: 301, headers, body: json!({}), after_effect: false })
+    });
+    let ran = world.pushed().run(&["run"]);
+    ran.must(2, "trigger.input");
+    assert!(ran.err.contains("GitLab has acme/stack at another place") && !ran.err.contains("elsewhere"), "{}", ran.err);
     for (end, words) in [("failed", "ended as failed"), ("canceled", "ended as canceled"), ("skipped", "ended as skipped")] {
         let mut world = gitlab(|text| text);
         world.sandbox.with(|outside| outside.downstream.end = Some(end.into()));
@@ -400,8 +455,9 @@ fn a_travis_build_is_asked_for_and_followed() {
         ("errored", "build 5000 of acme/stack errored"),
         ("canceled", "build 5000 of acme/stack canceled"),
         ("rejected", "was rejected: Build config file not found"),
+        ("barren", "request 500 of acme/stack is finished, and no build came of it"),
     ] {
-        let mut world = travis(|text| text);
+        let mut world = travis(|text| text.replace("timeout: 5s", "timeout: 1m"));
         world.sandbox.with(|outside| outside.downstream.end = Some(end.into()));
         let ran = world.pushed().run(&["run"]);
         ran.must(1, "trigger.failed");
@@ -451,7 +507,7 @@ fn triggers_alone_and_side_by_side() {
     assert_eq!(runs(&world).len(), 2, "the event and one workflow: {}", ran.err);
     assert!(ran.err.contains("trigger.github.2") && !ran.err.contains("trigger.github.3"), "{}", ran.err);
     assert_eq!(ran.outputs["reason"], "trigger.done");
-    assert!(ran.err.contains("  without the trigger e2e.yml of acme/e2e: the variable off is not set"), "{}", ran.err);
+    assert!(ran.err.contains("  without the trigger e2e.yml of acme/e2e: the variable `off` is not set"), "{}", ran.err);
     assert!(ran.err.contains("the pipelines of dev were started for"), "{}", ran.err);
     world.run(&["run"]);
     assert_eq!(runs(&world).len(), 2, "the same again starts nothing");
@@ -477,6 +533,7 @@ fn mistakes_are_found_in_the_file() {
         ("github: {repository: acme/e2e, workflow: a.yml, payload: {a: b}}", "a workflow has no payload"),
         ("github: {repository: acme/e2e, workflow: a.yml, inputs: {MANY}}", "26 are more than GitHub takes"),
         ("github: {repository: acme/e2e, event: x, payload: {MANY}}", "26 are more than GitHub takes"),
+        ("github: {repository: acme/e2e, event: x, payload: {TEN}, correlate: id}", "11 are more than GitHub takes"),
         ("github: {repository: acme/e2e, workflow: a.yml, inputs: {id: x}, correlate: id}", "\"id\" has a value already"),
         ("github: {repository: acme/e2e, workflow: a.yml, inputs: {v: \"{vresion}\"}}", "did you mean {version}?"),
         ("github: {repository: acme/e2e, event: x, payload: {v: 1.10}}", "write it in quotes"),
@@ -486,7 +543,8 @@ fn mistakes_are_found_in_the_file() {
         ("travis: {repository: a/b/c, token: {env: T}}", "\"a/b/c\" is not a repository"),
         ("travis: {repository: a/b, token: {env: T}, timeout: 0s}", "no time at all is never enough"),
     ] {
-        let world = trigger(&text.replace("MANY", many.trim_end_matches(", ")));
+        let ten: Vec<&str> = many.split_inclusive(", ").take(10).collect();
+        let world = trigger(&text.replace("MANY", many.trim_end_matches(", ")).replace("TEN", ten.concat().trim_end_matches(", ")));
         let ran = world.run(&["check"]);
         assert!(ran.code == 2 && ran.err.contains(words), "{text}: {}", ran.err);
     }
@@ -541,8 +599,10 @@ fn the_command_alone_starts_and_follows() {
     world.sandbox.with(|outside| outside.downstream.end = Some("errored".into()));
     let ran = world.run(&["trigger", "travis", "acme/stack", "--host", &host, "--token-env", "STORY_TRAVIS", "--wait", "--timeout", "5s"]);
     ran.must(1, "trigger.failed");
-    let mode = ["trigger", "travis", "acme/stack", "--host", &host, "--token-env", "STORY_TRAVIS", "--merge-mode", "replace"];
+    let mode =
+        ["trigger", "travis", "acme/stack", "--host", &host, "--token-env", "STORY_TRAVIS", "--merge-mode", "replace", "--sha", "abc"];
     assert_eq!(world.run(&mode).code, 0);
+    assert_eq!(runs(&world).last().unwrap().request["request"]["sha"], "abc");
     assert_eq!(runs(&world).last().unwrap().request["request"]["merge_mode"], "replace");
     for (args, words) in [
         (&["trigger", "github", "acme/e2e"][..], "nothing says what is started"),

@@ -18,6 +18,8 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 pub enum Seen {
     /// It goes on; its state.
     Going(String),
+    /// The server takes no more requests for so long; in its words.
+    Limited(Duration, String),
     /// It ended well; one sentence.
     Well(String),
     /// It ended otherwise.
@@ -50,6 +52,7 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
     let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
     let (mut said, mut lost) = (String::new(), 0);
     loop {
+        let mut pause = pauses.pause();
         let looked = tokio::select! {
             looked = pipeline.look() => Some(looked),
             () = clock.sleep(deadline.saturating_sub(clock.now()).max(LAST_LOOK)) => None,
@@ -65,6 +68,10 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
                     site.say(&format!("{name}: {state}"));
                     said = state;
                 }
+            }
+            Some(Ok(Seen::Limited(length, words))) => {
+                site.say(&format!("{words}; {name} is looked at again in {}", spoken(length)));
+                pause = length;
             }
             Some(Err(error)) if error.gone && clock.now().saturating_sub(begun) < APPEARING => {}
             Some(Err(error)) if error.gone && said.is_empty() => {
@@ -86,7 +93,7 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
             return Err(seen_at(error, pipeline));
         }
         tokio::select! {
-            () = clock.sleep(pauses.pause().min(left)) => {}
+            () = clock.sleep(pause.min(left)) => {}
             () = site.world.cancel.cancelled() => return Err(cancelled(pipeline, limits, &said).await),
         }
     }

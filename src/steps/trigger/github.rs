@@ -72,6 +72,20 @@ struct Workflow {
     name: String,
 }
 
+/// The runs that may be ours.
+enum Found {
+    Nothing,
+    One(u64),
+    Several(usize),
+}
+
+/// What came of a start.
+enum Begun<'a> {
+    Run(Run<'a>),
+    /// A run whose number nobody has to know; one sentence.
+    Some(String),
+}
+
 /// Where a run is looked for.
 struct Place<'a> {
     workflow: &'a Workflow,
@@ -105,7 +119,7 @@ impl Dispatch<'_> {
         let body = json!({"ref": reference, "inputs": inputs, "return_run_details": true});
         let path = format!("/actions/workflows/{}/dispatches", encode(&workflow.address));
         let run = match self.resumed(&mut place).await? {
-            Some(run) => run,
+            Some(run) => Begun::Run(run),
             None => self.start(&path, body, &mut place).await?,
         };
         self.followed(&run).await
@@ -144,7 +158,7 @@ impl Dispatch<'_> {
         let workflow = self.resolve(&fill(self.site, self.values, named)?).await?;
         let mut place = Place { workflow: &workflow, event: "repository_dispatch", branch: None, before: 0 };
         let run = match self.resumed(&mut place).await? {
-            Some(run) => run,
+            Some(run) => Begun::Run(run),
             None => self.start("/dispatches", body, &mut place).await?,
         };
         self.followed(&run).await
@@ -229,7 +243,7 @@ impl Dispatch<'_> {
             self.site.say("the run before may have started it; looking");
             place.before = before;
             // Much may have been started since: only an id tells which is ours.
-            let found = if self.trigger.correlate.is_some() { self.find(place).await? } else { None };
+            let found = if self.trigger.correlate.is_some() { self.one(place).await? } else { None };
             let sentence = format!(
                 "the run before was killed while it started {} of {}: it may have been taken",
                 place.workflow.name, self.repository
@@ -241,7 +255,7 @@ impl Dispatch<'_> {
     }
 
     /// Sends it once. A start whose answer was lost is looked for, never sent again.
-    async fn start(&self, path: &str, mut body: Value, place: &mut Place<'_>) -> Result<Run<'_>> {
+    async fn start(&self, path: &str, mut body: Value, place: &mut Place<'_>) -> Result<Begun<'_>> {
         self.site.memory.note_started(&format!("{INTENT}{}", place.before)).await?; // without a journal nothing is started
         let permission = if place.event == "repository_dispatch" { "contents: write" } else { "actions: write" };
         let mut sent = self.send(path, &body, permission).await;
@@ -253,7 +267,7 @@ impl Dispatch<'_> {
         }
         let unanswered = match sent {
             Ok(answer) => match answer.body.pointer("/workflow_run_id").and_then(Value::as_u64) {
-                Some(id) => return self.noted(self.found(id)).await,
+                Some(id) => return self.noted(self.found(id)).await.map(Begun::Run),
                 None => None,
             },
             Err(error) if error.lost => {
@@ -263,8 +277,13 @@ impl Dispatch<'_> {
             Err(error) => return Err(error),
         };
         match self.find(place).await? {
-            Some(id) => self.noted(self.found(id)).await,
-            None => Err(unanswered.unwrap_or_else(|| {
+            Found::One(id) => self.noted(self.found(id)).await.map(Begun::Run),
+            // It was taken and runs came of it: nobody has to know which is ours.
+            Found::Several(count) if !self.trigger.wait && unanswered.is_none() => {
+                Ok(Begun::Some(format!("{} of {} is started; it is one of {count} new runs", place.workflow.name, self.repository)))
+            }
+            Found::Several(count) => Err(self.undecided(place, count)),
+            Found::Nothing => Err(unanswered.unwrap_or_else(|| {
                 let sentence = format!("GitHub took the start of {} in {}, and no run came of it", place.workflow.name, self.repository);
                 Error::new(Reason::TriggerFailed, sentence)
                     .hint("look at the repository's runs: does something filter it, as `if:` or a concurrency group?")
@@ -288,7 +307,7 @@ impl Dispatch<'_> {
     }
 
     /// A run that is ours: by the id that it shows, or as the only new one at two looks.
-    async fn find(&self, place: &Place<'_>) -> Result<Option<u64>> {
+    async fn find(&self, place: &Place<'_>) -> Result<Found> {
         let clock = &self.site.world.clock;
         let until = clock.now().saturating_add(LOOKING);
         let mut pauses = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
@@ -303,27 +322,32 @@ impl Dispatch<'_> {
             }
             match found.as_slice() {
                 [] => {}
-                [one] if self.trigger.correlate.is_some() || only == Some(*one) => return Ok(Some(*one)),
+                [one] if self.trigger.correlate.is_some() || only == Some(*one) => return Ok(Found::One(*one)),
                 [one] => only = Some(*one), // a second one may be on its way
-                several => {
-                    let sentence = format!(
-                        "{} has {} new runs of {}: it cannot be said which is ours",
-                        self.repository,
-                        several.len(),
-                        place.workflow.name
-                    );
-                    let hint = "let the workflow show an id in its `run-name:`, and name the input that takes it by `correlate:`";
-                    return Err(lost(sentence).hint(hint));
-                }
+                several => return Ok(Found::Several(several.len())),
             }
             if clock.now() >= until {
-                return Ok(only);
+                return Ok(only.map_or(Found::Nothing, Found::One));
             }
             tokio::select! {
                 () = clock.sleep(pauses.pause()) => {}
                 () = self.site.world.cancel.cancelled() => return Err(begun(&self.repository)),
             }
         }
+    }
+
+    /// The only run that is ours, if there is one.
+    async fn one(&self, place: &Place<'_>) -> Result<Option<u64>> {
+        match self.find(place).await? {
+            Found::Nothing => Ok(None),
+            Found::One(id) => Ok(Some(id)),
+            Found::Several(count) => Err(self.undecided(place, count)),
+        }
+    }
+
+    fn undecided(&self, place: &Place<'_>, count: usize) -> Error {
+        let sentence = format!("{} has {count} new runs of {}: it cannot be said which is ours", self.repository, place.workflow.name);
+        lost(sentence).hint("let the workflow show an id in its `run-name:`, and name the input that takes it by `correlate:`")
     }
 
     fn is_ours(&self, run: &Value, place: &Place<'_>) -> bool {
@@ -350,7 +374,11 @@ impl Dispatch<'_> {
         format!("{server}/{}/actions/runs/{id}", self.repository)
     }
 
-    async fn followed(&self, run: &Run<'_>) -> Result<Started> {
+    async fn followed(&self, begun: &Begun<'_>) -> Result<Started> {
+        let run = match begun {
+            Begun::Run(run) => run,
+            Begun::Some(said) => return Ok(Started { said: said.clone(), run: None, url: None }),
+        };
         let (id, url) = (Some(run.id), Some(run.url.clone()));
         if !self.trigger.wait {
             return Ok(Started { said: format!("{} is started", run.name()), run: id, url });
@@ -381,7 +409,7 @@ impl Dispatch<'_> {
                 let hint = if said.contains("workflow_dispatch") {
                     "add `on: {workflow_dispatch: {inputs: …}}` to it, on the branch that is named"
                 } else {
-                    "look at the workflow's `inputs:` and at the branch"
+                    "look at the workflow's `inputs:` and at the branch (GitHub Enterprise Server takes 10 inputs)"
                 };
                 Err(self.input(sentence).hint(hint))
             }
@@ -420,9 +448,11 @@ impl Pipeline for Run<'_> {
         let answer = self.github.call(Method::GET, &format!("/actions/runs/{}", self.id), None).await;
         let answer = answer.map_err(|error| Error { reason: Reason::TriggerFailed, lost: true, ..error })?;
         let sentence = format!("GitHub answers {} about {}: {}", answer.status, self.name(), answer.text("/message").unwrap_or_default());
+        if let Some(length) = answer.rate_limited() {
+            return Ok(Seen::Limited(length, sentence));
+        }
         match answer.status {
             200..=299 => {}
-            403 | 429 if answer.rate_limited().is_some() => return Err(limited(sentence)),
             404 => return Err(Error { gone: true, ..Error::new(Reason::TriggerFailed, sentence) }),
             401 | 403 => return Err(Error::new(Reason::AuthDenied, sentence).hint("the token needs `actions: read` there")),
             _passing => return Err(lost(sentence)),

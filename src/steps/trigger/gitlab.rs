@@ -226,6 +226,9 @@ impl Start<'_> {
                 "no such project, or the token is no pipeline trigger token of it (a personal access token is answered like this); \
                  a job's own token has to be let in: Settings > CI/CD > Job token permissions there",
             )),
+            300..=399 => Err(Error::new(Reason::TriggerInput, format!("GitLab has {} at another place", self.project)).hint(
+                "was the project moved or renamed? write its new path (its number never changes), and the server's own https address",
+            )),
             status => Err(Error { lost: status >= 500 || status == 429, ..Error::new(Reason::TriggerFailed, sentence) }),
         }
     }

@@ -9,8 +9,11 @@ use crate::targets::{Site, secret};
 use crate::tools::http;
 use crate::tools::secret::Secret;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const REQUEST: &str = "request ";
+/// How often a request may be finished before its builds show.
+const BARE: u32 = 4;
 
 /// Starts it, and follows it where that was asked for.
 pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerTravis) -> Result<Started> {
@@ -79,9 +82,12 @@ impl Start<'_> {
             None => format!("started by {} {version}", self.values.get("project").unwrap_or("tidegate")).trim_end().to_owned(),
         };
         let branch = fill(self.site, self.values, &self.trigger.branch)?;
-        let body = json!({"request": {
+        let mut body = json!({"request": {
             "branch": branch, "message": message, "merge_mode": self.trigger.merge_mode.name(), "config": {"env": {"global": variables}},
         }});
+        if let Some(sha) = &self.trigger.sha {
+            crate::targets::set(&mut body, &["request", "sha"], json!(fill(self.site, self.values, sha)?));
+        }
         self.site.memory.note_started(&format!("{INTENT}nothing")).await?; // without a journal nothing is started
         let path = self.path("requests");
         let asked = unbroken(self.site, &self.repository, self.api.post(&path, |request| request.json(&body)));
@@ -98,7 +104,7 @@ impl Start<'_> {
     }
 
     async fn followed(&self, id: u64) -> Result<Started> {
-        let request = Request { start: self, id };
+        let request = Request { start: self, id, bare: AtomicU32::new(0) };
         if !self.trigger.wait {
             return Ok(Started { said: format!("{} is taken", request.name()), run: Some(id), url: request.url() });
         }
@@ -139,6 +145,8 @@ fn assignment(name: &str, value: &str) -> String {
 struct Request<'a> {
     start: &'a Start<'a>,
     id: u64,
+    /// How often it was seen finished without a build.
+    bare: AtomicU32,
 }
 
 #[async_trait::async_trait]
@@ -158,8 +166,14 @@ impl Pipeline for Request<'_> {
             let why = answer.text("/message").unwrap_or("no reason given");
             return Ok(Seen::Badly(Error::new(Reason::TriggerFailed, format!("{} was rejected: {why}", self.name()))));
         }
+        let state = answer.text("/state").unwrap_or("pending");
+        if builds.is_empty() && state == "finished" && self.bare.fetch_add(1, Ordering::Relaxed) >= BARE {
+            let sentence = format!("{} is finished, and no build came of it", self.name());
+            let error = Error::new(Reason::TriggerFailed, sentence).hint("does the repository's .travis.yml leave this branch out?");
+            return Ok(Seen::Badly(error));
+        }
         if builds.is_empty() {
-            return Ok(Seen::Going(answer.text("/state").unwrap_or("pending").to_owned()));
+            return Ok(Seen::Going(state.to_owned()));
         }
         let mut states = Vec::new();
         for build in builds {
