@@ -100,11 +100,12 @@ impl Preset {
         }
     }
 
-    /// An event that this one deploys on.
+    /// The rehearsal of an event that this one deploys on.
     fn rehearsal(self) -> &'static str {
         match self {
-            Self::NeuroUi | Self::Fragalysis | Self::Jincor | Self::Joplin => "merge",
-            Self::Enac => "push test",
+            Self::NeuroUi | Self::Jincor | Self::Joplin => "tidegate rehearse merge",
+            Self::Fragalysis => "PUBLISH_IMAGES=yes tidegate rehearse merge",
+            Self::Enac => "tidegate rehearse push test",
         }
     }
 
@@ -171,10 +172,8 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     files.extend(args.preset.files(facts.host).iter().map(|(path, text)| (*path, filled(text, args.preset, &facts, pin.as_deref()))));
     let written = write(world, args, &asker, &files)?;
     let what = args.preset.to_edit();
-    let event = args.preset.rehearsal();
-    world
-        .console
-        .line(&format!("next: edit {what} in tidegate.yml, then `tidegate check`, `tidegate rehearse {event}`, `tidegate doctor`"));
+    let rehearsal = args.preset.rehearsal();
+    world.console.line(&format!("next: edit {what} in tidegate.yml, then `tidegate check`, `{rehearsal}`, `tidegate doctor`"));
     if facts.host == Host::GitHub && args.preset != Preset::NeuroUi {
         world.console.line("variables and secrets that the workflow passes on belong under Settings > Secrets and variables > Actions");
     } else if facts.host == Host::GitHub {

@@ -97,11 +97,13 @@ fn a_gitlab_project_works_without_an_edit_and_is_known_by_its_remote() {
 fn the_founding_presets_play_every_event_they_handle() {
     let away = [
         ("DOCKER_HOST", "unix:///nowhere.sock"),
+        ("PUBLISH_IMAGES", "yes"),
         ("TRIGGER_AWX", "yes"),
         ("AWX_DEV_JOB_NAME", "User (Ada) Stack"),
         ("TRIGGER_DOWNSTREAM", "yes"),
         ("TRIGGER_LOADER", "yes"),
         ("TRIGGER_TRAVIS", "yes"),
+        ("TRIGGER_TRAVIS_LOADER", "yes"),
         ("APP_DEPLOY", "yes"),
         ("ARGO_REPOSITORY", "acme/manifests"),
     ];
@@ -116,12 +118,15 @@ fn the_founding_presets_play_every_event_they_handle() {
                 "xchem/fragalysis-stack",
                 "trigger.github.2",
                 "xchem/fragalysis-loader",
-                "trigger.travis",
+                "trigger.travis ",
+                "trigger.travis.2",
                 "runs on staging",
             ],
         ),
         (&["release", "1.10"], &["Production Fragalysis Stack (Version Change)", "stable →", "1.10 runs on production"]),
+        (&["release", "1.0.3"], &["Production Fragalysis Stack (Version Change)", "1.0.3 runs on production"]),
         (&["release", "2023.11.1-1"], &["2023.11.1-1 is built and tagged for tagged"]),
+        (&["release", "2023"], &["2023 is built and tagged for tagged"]),
     ];
     let jincor: &[(&[&str], &[&str])] = &[
         (
@@ -160,6 +165,7 @@ fn the_founding_presets_play_every_event_they_handle() {
         ),
         (&["push", "test"], &["app_deploy https://cd-test.example.com", "ended with success", "update-manifest", "runs on test"]),
         (&["push", "develop"], &["update-manifest", "acme/manifests", "the pipelines of dev were started"]),
+        (&["push", "dev"], &["update-manifest", "the pipelines of dev were started"]),
         (&["push", "stage"], &["update-manifest", "the pipelines of stage were started"]),
         (&["push", "feature/x"], &["is built and tagged for build"]),
         (&["merge"], &["is built and tagged for build"]),
@@ -182,12 +188,53 @@ fn the_founding_presets_play_every_event_they_handle() {
             }
         }
     }
-    // With nothing set, nothing is launched.
+}
+
+/// Every side effect of the founding systems is opt-in: a variable that is not set, or says no, leaves it out and is named.
+#[test]
+fn what_is_not_asked_for_is_left_out() {
+    let away = ("DOCKER_HOST", "unix:///nowhere.sock");
     let folder = project("https://github.com/acme/shop.git");
     assert_eq!(tidegate(folder.path(), &["init", "--preset", "fragalysis", "--pin", PIN, "--branch", "main"], &[]).0, 0);
-    let (code, _, err) = tidegate(folder.path(), &["rehearse", "merge"], &[("DOCKER_HOST", "unix:///nowhere.sock")]);
-    assert!(code == 0 && err.contains("is built and tagged for staging"), "{err}");
-    assert!(err.contains("  without the target awx: the variable trigger_awx is not set") && err.matches("awx").count() == 4, "{err}");
+    let rehearse = |set: &[(&str, &str)]| {
+        let (code, _, err) = tidegate(folder.path(), &["rehearse", "merge"], &[&[away], set].concat());
+        assert_eq!(code, 0, "{err}");
+        err
+    };
+    let err = rehearse(&[]);
+    assert!(err.contains("nothing to do: the variable `publish_images` is not \"yes\" (event.condition)"), "{err}");
+    let err = rehearse(&[("PUBLISH_IMAGES", "yes"), ("TRIGGER_AWX", "no")]);
+    assert!(err.contains("is built and tagged for staging"), "{err}");
+    assert!(err.contains("  without the target awx: the variable `trigger_awx` is not \"yes\"") && !err.contains("deploy.awx"), "{err}");
+    for (variable, step, place) in [
+        ("TRIGGER_AWX", "deploy.awx", "Staging Fragalysis Stack"),
+        ("TRIGGER_DOWNSTREAM", "trigger.github", "xchem/fragalysis-stack"),
+        ("TRIGGER_LOADER", "trigger.github", "xchem/fragalysis-loader"),
+        ("TRIGGER_TRAVIS", "trigger.travis", "request 500 of xchem/fragalysis-stack"),
+    ] {
+        let err = rehearse(&[("PUBLISH_IMAGES", "yes"), (variable, "yes")]);
+        let done: Vec<&str> = err.lines().filter(|line| line.starts_with("✓ deploy.") || line.starts_with("✓ trigger.")).collect();
+        assert!(done.len() == 1 && done[0].contains(step) && err.contains(place), "{variable}: {err}");
+    }
+    let folder = project("https://github.com/acme/shop.git");
+    assert_eq!(tidegate(folder.path(), &["init", "--preset", "enac", "--pin", PIN, "--branch", "main"], &[]).0, 0);
+    let (code, _, err) = tidegate(folder.path(), &["rehearse", "push", "test"], &[away]);
+    assert!(code == 0 && err.contains("without the target app_deploy") && err.contains("is built and tagged for test"), "{err}");
+}
+
+/// A name of any length makes apps that Heroku takes.
+#[test]
+fn a_preset_takes_any_name() {
+    for name in ["a-project-with-quite-a-long-name-0123456", "3d-printer"] {
+        let folder = project("https://github.com/acme/shop.git");
+        let init = ["init", "--preset", "joplin", "--pin", PIN, "--branch", "main", "--project", name];
+        let (code, _, err) = tidegate(folder.path(), &init, &[]);
+        assert_eq!(code, 0, "{err}");
+        for args in [&["check"][..], &["rehearse", "merge"], &["rehearse", "pr-opened"]] {
+            let (code, _, err) = tidegate(folder.path(), args, &[("DOCKER_HOST", "unix:///nowhere.sock")]);
+            assert_eq!(code, 0, "{name}, {args:?}: {err}");
+        }
+    }
 }
 
 #[test]
