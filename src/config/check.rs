@@ -79,6 +79,14 @@ impl Checker<'_> {
             let hint = "other registries make repositories at the first push: remove this key";
             self.report(&format!("{path}.ensure-repository"), "only ECR repositories can be created", hint);
         }
+        for (index, copy) in image.copies.iter().enumerate() {
+            let at = format!("{path}.copies[{index}]");
+            if let Err(why) = crate::registry::Repository::parse(copy) {
+                self.report(&at, why.sentence, why.hint.unwrap_or_default());
+            } else if *copy == image.repository || image.copies.iter().take(index).any(|other| other == copy) {
+                self.report(&at, format!("{copy} has the image already"), "name every repository once");
+            }
+        }
         for (arg, value) in &image.args {
             let at = format!("{path}.args.{arg}");
             self.placeholders(&at, value);

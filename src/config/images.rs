@@ -46,6 +46,9 @@ pub struct Image {
     /// What to do about the ECR repository itself.
     #[serde(default)]
     pub ensure_repository: EnsureRepository,
+    /// Further repositories that get the same bytes, and so the same digest, under the same tags.
+    #[serde(default)]
+    pub copies: Vec<String>,
     /// How a release gets its image: by copying the digest that was built at merge, or by a new build.
     #[serde(default)]
     pub promote: Promote,

@@ -30,9 +30,11 @@ pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)
     }
     for (name, plan) in plans {
         for image in &plan.images {
-            let role = role_of(name);
-            let key = format!("2 {} {role:?}", image.repository);
-            looks.entry(key).or_insert_with(|| Box::pin(registry(world, &image.build.repository, role)));
+            for repository in std::iter::once(&image.build.repository).chain(&image.build.copies) {
+                let role = role_of(name);
+                let key = format!("2 {repository} {role:?}");
+                looks.entry(key).or_insert_with(|| Box::pin(registry(world, repository, role)));
+            }
         }
         for step in &plan.steps {
             match &step.work {

@@ -108,6 +108,9 @@ pub struct PlannedImage {
     pub repository: String,
     /// The version's tag first, then aliases.
     pub tags: Vec<String>,
+    /// Further repositories that get the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<String>,
     /// How it comes to be.
     pub action: Action,
     /// Everything that a build needs.
@@ -134,6 +137,8 @@ pub struct Build {
     pub image: config::Image,
     /// Where the image goes.
     pub repository: Repository,
+    /// Where copies of it go.
+    pub copies: Vec<Repository>,
     /// Dockerfile candidates, in order.
     pub dockerfiles: Vec<String>,
     /// Build arguments.

@@ -170,6 +170,7 @@ impl Builder<'_> {
         let build = Build {
             image: image.clone(),
             repository: repository.clone(),
+            copies: image.copies.iter().map(|copy| Repository::parse(copy)).collect::<Result<_>>()?,
             dockerfiles,
             args,
             source_tag: source_tag.filter(|tag| action != Action::Build && tag != version.as_str()),
@@ -177,7 +178,8 @@ impl Builder<'_> {
             checked_out: self.event.more.built_sha.clone().or_else(|| self.decision.commit.clone()),
             version: version.clone(),
         };
-        Ok(PlannedImage { name: name.to_owned(), repository: repository.to_string(), tags, action, build })
+        let copies = build.copies.iter().map(Repository::to_string).collect();
+        Ok(PlannedImage { name: name.to_owned(), repository: repository.to_string(), tags, copies, action, build })
     }
 
     pub(super) fn aws(&self) -> config::Aws {

@@ -1,6 +1,6 @@
-//! Copies an image to another registry, in the media types of Docker's own manifests: for registries that take no others.
+//! Copies an image to another registry: as it is, or in the media types of Docker's own manifests where no others are taken.
 //!
-//! The configuration keeps its bytes, so its digest, which says what the image is, stays. The manifest gets another one.
+//! There the configuration keeps its bytes, so its digest, which says what the image is, stays. The manifest gets another one.
 //! <https://distribution.github.io/distribution/spec/manifest-v2-2/>
 
 use super::oci::{Manifest, Oci};
@@ -72,6 +72,49 @@ pub async fn copy(clock: &Clock, from: &Store, digest: &str, to: &Destination<'_
     Ok(Copied { config, sent, there })
 }
 
+/// Copies an image as it is, with every platform and attestation, so that its digest stays. Blobs that were sent, and their bytes.
+pub async fn whole(clock: &Clock, from: &Store, manifest: &Manifest, to: &Destination<'_>) -> Result<(usize, u64)> {
+    let mut all = vec![manifest.clone()];
+    let (mut sent, mut at) = ((0, 0), 0);
+    while let Some(one) = all.get(at).cloned() {
+        at += 1;
+        let json = one.json()?;
+        if one.is_index() {
+            let listed = json.pointer("/manifests").and_then(Value::as_array).into_iter().flatten();
+            for digest in listed.filter_map(|entry| entry.pointer("/digest")?.as_str()) {
+                let missing = || Error::new(Reason::PushFailed, format!("{}@{digest} is listed but not there", from.repository()));
+                all.push(from.oci().manifest(digest).await?.ok_or_else(missing)?);
+            }
+            continue;
+        }
+        let layers = json.pointer("/layers").and_then(Value::as_array).into_iter().flatten();
+        for blob in layers.chain(json.pointer("/config")).filter_map(blob_of) {
+            if !to.oci.has_blob(&blob.digest).await? && !mounted(to, &blob.digest).await {
+                send(clock, from, to, &blob).await?;
+                sent = (sent.0 + 1, sent.1 + blob.size);
+            }
+        }
+    }
+    // What an index lists has to be there before it.
+    for child in all.iter().skip(1).rev() {
+        to.oci.put_manifest(child, &child.digest).await?;
+    }
+    to.oci.put_manifest(manifest, to.tag).await?;
+    match to.oci.digest(to.tag).await? {
+        Some(there) if there == manifest.digest => Ok(sent),
+        other => {
+            let there = other.as_deref().unwrap_or("nothing");
+            let sentence = format!("the tag {} was written, but names {there} instead of {}", to.tag, manifest.digest);
+            Err(Error::new(Reason::PushFailed, sentence).hint("does somebody else push there at the same time?"))
+        }
+    }
+}
+
+fn blob_of(value: &Value) -> Option<Blob> {
+    let digest = value.get("digest").and_then(Value::as_str)?.to_owned();
+    Some(Blob { digest, size: value.get("size").and_then(Value::as_u64)? })
+}
+
 /// The digest of the configuration of what a tag names.
 pub async fn config_of(oci: &Oci, tag: &str) -> Result<Option<String>> {
     let Some(manifest) = oci.manifest(tag).await? else { return Ok(None) };
@@ -107,12 +150,8 @@ fn other_platform(from: &Store, digest: &str, there: &str) -> Error {
 
 /// The manifest in Docker's types, every blob that it needs, and the configuration's digest.
 fn in_dockers_types(from: &Store, single: &Value) -> Result<(Manifest, Vec<Blob>, String)> {
-    let part = |value: &Value| {
-        let digest = value.get("digest").and_then(Value::as_str)?.to_owned();
-        Some(Blob { digest, size: value.get("size").and_then(Value::as_u64)? })
-    };
     let broken = || Error::new(Reason::PushFailed, format!("the manifest of {} lacks its configuration or a layer", from.repository()));
-    let config = single.get("config").and_then(part).ok_or_else(broken)?;
+    let config = single.get("config").and_then(blob_of).ok_or_else(broken)?;
     let mut blobs = Vec::new();
     for layer in single.get("layers").and_then(Value::as_array).ok_or_else(broken)? {
         let media_type = layer.get("mediaType").and_then(Value::as_str).unwrap_or_default();
@@ -122,7 +161,7 @@ fn in_dockers_types(from: &Store, single: &Value) -> Result<(Manifest, Vec<Blob>
                 Error::new(Reason::TargetInput, sentence).hint("build it with gzip layers (`compression=gzip` of BuildKit, the default)")
             );
         }
-        blobs.push(part(layer).ok_or_else(broken)?);
+        blobs.push(blob_of(layer).ok_or_else(broken)?);
     }
     let layers: Vec<Value> = blobs.iter().map(|blob| json!({"mediaType": LAYER, "size": blob.size, "digest": blob.digest})).collect();
     let manifest = json!({

@@ -232,8 +232,8 @@ impl<'a> Stage<'a> {
                 format!("refs/heads/{}", branch_of(rehearsal))
             }
         };
-        let hosts: Vec<String> =
-            config.images.values().filter_map(|image| Some(crate::registry::Repository::parse(&image.repository).ok()?.host)).collect();
+        let repositories = config.images.values().flat_map(|image| std::iter::once(&image.repository).chain(&image.copies));
+        let hosts: Vec<String> = repositories.filter_map(|name| Some(crate::registry::Repository::parse(name).ok()?.host)).collect();
         let reached = hosts.iter().map(String::as_str).chain(std::iter::once("registry.heroku.com"));
         let endpoints: Vec<String> = reached.map(|host| format!("{host}=http://{}", self.sandbox.address)).collect();
         let login = base64::engine::general_purpose::STANDARD.encode(format!("AWS:{}", registry::PASSWORD));

@@ -15,6 +15,7 @@ impl Plan {
                 Action::Promote => "same digest as built at merge, or build",
             };
             lines.push(format!("  image   {}  {}:{}  ({how})", image.name, image.repository, image.tags.join(", ")));
+            lines.extend(image.copies.iter().map(|copy| format!("  copy    {}  {copy}", image.name)));
         }
         for gate in &self.gates {
             lines.push(format!("  gate    {}  {}", gate.id, gate.detail));

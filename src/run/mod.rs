@@ -9,9 +9,9 @@ use crate::registry::Pushed;
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
 use crate::state::records::{Did, RecordedImage};
-use crate::steps::aliases;
 use crate::steps::image::{self, How, Job, Ready};
 use crate::steps::trigger::Started;
+use crate::steps::{aliases, copies};
 use crate::targets::{self, Settled, Site};
 use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
@@ -328,7 +328,11 @@ impl Runner<'_> {
 
     async fn image(&self, index: usize) -> Result<Answer> {
         let job = self.job(index)?;
-        Ok(Answer::Image(job.image.name.clone(), Box::new(image::ensure(&job).await?)))
+        let mut ready = image::ensure(&job).await?;
+        for said in copies::send(&job, &ready).await? {
+            ready.note.push_str(&format!("; {said}"));
+        }
+        Ok(Answer::Image(job.image.name.clone(), Box::new(ready)))
     }
 
     /// The image that a step made ready.
@@ -346,7 +350,9 @@ impl Runner<'_> {
         {
             self.ledger.lock().await?;
         }
-        aliases::advance(&job, &ready.registry, &ready.manifest).await.map(Answer::Note)
+        let said = aliases::advance(&job, &ready.registry, &ready.manifest).await?;
+        copies::follow_aliases(&job, &ready).await?;
+        Ok(Answer::Note(said))
     }
 
     async fn record_delivery(&self) -> Result<Answer> {

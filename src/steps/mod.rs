@@ -2,6 +2,7 @@
 
 pub mod aliases;
 pub mod context_tar;
+pub mod copies;
 pub mod endpoint;
 pub mod engine;
 pub mod image;

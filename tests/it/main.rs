@@ -13,6 +13,7 @@ mod cancel;
 mod command;
 mod comments;
 mod contracts;
+mod copies;
 mod doctor;
 mod drain;
 mod ecs;

@@ -191,3 +191,24 @@ fn a_plain_registry_works_as_well() {
     assert_eq!(raw("1.0.0"), raw(&sha[..7]));
     assert_eq!(digest_of(raw("1.0.0").as_bytes()), merge.outputs["digest"]);
 }
+
+/// A second real registry gets the same bytes: another client reads the same digest there, and an engine runs it.
+#[test]
+fn a_copy_in_another_registry_has_the_same_digest() {
+    let mut world = world("copies-story", "MUTABLE");
+    let registry = part("TIDEGATE_REAL_REGISTRY");
+    world.configure(&format!("    repository: {ECR}"), &format!("    copies: [mirror.example.com/team/copies]\n    repository: {ECR}"));
+    world.commit("copies");
+    world.var("TIDEGATE_REGISTRY_ENDPOINTS", format!("{ECR}=http://{},mirror.example.com=http://{registry}", part("TIDEGATE_REAL_ECR")));
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    let (built, _) = skopeo("copies-story", &ran.outputs["version"]);
+    for tag in [ran.outputs["version"].as_str(), "latest"] {
+        let copied = program(&["skopeo", "inspect", "--tls-verify=false", "--raw", &format!("docker://{registry}/team/copies:{tag}")]);
+        assert_eq!(digest_of(copied.as_bytes()), ran.outputs["digest"], "{tag}");
+        assert_eq!(copied, built);
+    }
+    let (docker, image) = (part("TIDEGATE_REAL_DOCKER"), format!("{registry}/team/copies:latest"));
+    assert_eq!(program(&["docker", "-H", &docker, "run", "--rm", &image]), "fast");
+    program(&["docker", "-H", &docker, "image", "rm", "-f", &image]);
+}
