@@ -107,6 +107,7 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         Ok(occasion) => occasion,
         Err(stop) => return Ok(stopped(stop, not_asked(config))),
     };
+    check_named(event, config, &occasion)?;
     if let Occasion::Manual { environment, version } = &occasion {
         return manual(event, config, environment, version.as_deref(), facts)
             .map(|decision| unless_frozen(decision, event, config, &occasion));
@@ -135,6 +136,33 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
             Err(loaded.error(Reason::ConfigOverlap, several.iter().map(problem).collect()))
         }
     }
+}
+
+/// The version that was named for what a branch has must not be taken for a release, an alias or another commit.
+fn check_named(event: &Event, config: &Config, occasion: &Occasion) -> Result<()> {
+    let Some(named) = &event.more.named else { return Ok(()) };
+    let refused = |sentence: String, hint: &str| Err(Error::new(Reason::InputVersion, sentence).hint(hint));
+    if !matches!(occasion, Occasion::Push { .. }) {
+        return refused(format!("--as {named} names the version of a branch, and this event is about something else"), "leave it out");
+    }
+    let is_hex = (7..=40).contains(&named.len()) && named.chars().all(|c| c.is_ascii_hexdigit());
+    let hint = "name the branch and the number of the run, as --as=main.42";
+    if is_alias(config, named) {
+        return refused(format!("--as {named}: that is an alias that moves, not a version"), hint);
+    }
+    if Version::parse(named)?.is_semver() {
+        return refused(format!("--as {named}: that is the version of a release"), hint);
+    }
+    match is_hex && !event.sha.as_deref().is_some_and(|sha| sha.starts_with(named.as_str())) {
+        true => refused(format!("--as {named}: that stands for another commit"), hint),
+        false => Ok(()),
+    }
+}
+
+/// Whether a text is a tag that moves.
+fn is_alias(config: &Config, text: &str) -> bool {
+    let aliases = config.environments.values().flat_map(|rules| rules.tags.iter().map(String::as_str));
+    aliases.chain(["latest", crate::registry::store::CACHE_TAG]).any(|alias| alias == text)
 }
 
 /// GitLab only says that a freeze is on: whoever deploys has to stop. Previews change nothing that people rely on.
@@ -321,9 +349,6 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
     })?;
     if let Occasion::Push { .. } = occasion {
         decision.version = Some(Version::parse(event.more.named.as_deref().unwrap_or(&short(commit)))?);
-    } else if let Some(named) = &event.more.named {
-        let sentence = format!("--as {named} names the version of a branch, and this event is about something else");
-        return Err(Error::new(Reason::InputVersion, sentence).hint("leave it out"));
     }
     if let Occasion::PullRequest { .. } = occasion {
         let kind = if event.more.gitlab.is_some() { "mr" } else { "pr" };
@@ -359,8 +384,7 @@ fn manual(event: &Event, config: &Config, environment: &str, version: Option<&st
     let version = Version::parse(&by_commit.as_deref().map_or(said.clone(), short))?;
     let of_ref = || event.sha.clone().filter(|_| from_ref);
     let commit = full.or_else(|| facts.version_commit.clone()).or_else(of_ref);
-    let aliases = config.environments.values().flat_map(|rules| rules.tags.iter().map(String::as_str));
-    if aliases.chain(["latest", crate::registry::store::CACHE_TAG]).any(|alias| alias == version.as_str()) {
+    if is_alias(config, version.as_str()) {
         return Err(Error::new(Reason::InputVersion, format!("{version} is an alias that moves, not a version"))
             .hint("name the version that it stands for now: tidegate deploys what it can name again tomorrow"));
     }

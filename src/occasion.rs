@@ -73,7 +73,7 @@ fn own_head(event: &Event) -> std::result::Result<(), Stop> {
 fn merged_branch(event: &Event) -> std::result::Result<String, Stop> {
     // A GitLab job without a branch is about a tag or a merge request: its commit is not on the default branch.
     let in_gitlab = event.more.gitlab.is_some() && event.more.run.id.is_some();
-    let branch = event.branch.clone().or_else(|| event.default_branch.clone().filter(|_| !in_gitlab));
+    let branch = event.branch.clone().or_else(|| event.default_branch.clone().filter(|_| !in_gitlab && event.tag.is_none()));
     branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))
 }
 

@@ -57,7 +57,8 @@ async fn standing(prepared: &Prepared, live: &Record) -> Result<Standing> {
     if ours == there {
         return Ok(match versions {
             Some(Ordering::Less) => Standing::Backward(format!("is a lower version of the same commit than {theirs}")),
-            Some(Ordering::Equal | Ordering::Greater) | None => Standing::Forward,
+            Some(Ordering::Equal | Ordering::Greater) => Standing::Forward,
+            None => of_same_commit(prepared, live, &theirs),
         });
     }
     let by_git = Checkout::at(&prepared.loaded.folder).ancestry(ours, there);
@@ -83,6 +84,23 @@ async fn standing(prepared: &Prepared, live: &Record) -> Result<Standing> {
 fn by_version(prepared: &Prepared, live: &Record) -> Option<Ordering> {
     let parse = |text: &str| Version::parse(text).ok().filter(Version::is_semver);
     parse(prepared.plan.version.as_deref()?)?.order(&parse(&live.version)?)
+}
+
+/// Versions of one commit by other names than numbers: as main.41 and main.42, or as one of a merge and one of another pipeline.
+fn of_same_commit(prepared: &Prepared, live: &Record, theirs: &str) -> Standing {
+    let ours = prepared.plan.version.as_deref().unwrap_or_default();
+    let counted = |text: &str| text.rsplit_once('.').and_then(|(name, number)| Some((name.to_owned(), number.parse::<u64>().ok()?)));
+    match (counted(ours), counted(&live.version)) {
+        _same if ours == live.version => Standing::Forward,
+        (Some((name, ours)), Some((there_name, there))) if name == there_name => match ours < there {
+            true => Standing::Backward(format!("was begun before {theirs}")),
+            false => Standing::Forward,
+        },
+        (_, _) => match by_run(prepared, live, theirs) {
+            Standing::Backward(why) => Standing::Backward(why),
+            Standing::Forward | Standing::Unknown => Standing::Forward,
+        },
+    }
 }
 
 /// The branch that the event is about still ends with this commit.

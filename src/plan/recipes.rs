@@ -166,11 +166,16 @@ impl Builder<'_> {
         for (arg, value) in &image.args {
             args.push((arg.clone(), self.fill("args", value)?));
         }
+        let mut image = image.clone();
+        if self.event.more.named.is_some() {
+            image.cache = config::Cache::Kind(config::CacheKind::None); // the same recipe made anew: what it fetches may have changed
+        }
+        let copies = image.copies.iter().map(|copy| Repository::parse(copy)).collect::<Result<Vec<_>>>()?;
         let source_tag = self.decision.commit.as_deref().filter(|commit| is_full_sha(commit)).map(short);
         let build = Build {
-            image: image.clone(),
+            image,
             repository: repository.clone(),
-            copies: image.copies.iter().map(|copy| Repository::parse(copy)).collect::<Result<_>>()?,
+            copies,
             dockerfiles,
             args,
             source_tag: source_tag.filter(|tag| action != Action::Build && tag != version.as_str()),

@@ -112,12 +112,29 @@ fn the_same_commit_made_anew_has_a_version_of_its_own() {
     let ran = world.event("workflow_dispatch", &dispatched).run(&["merge", "--as=main.42"]);
     ran.must(0, "deploy.done");
     assert_eq!(ran.outputs["version"], "main.42");
+    assert_eq!(ran.count("nocache=true"), 1, "what it fetches may have changed: {}", ran.log.join("\n"));
     assert_ne!(ran.outputs["digest"], first.outputs["digest"]);
     let tags = world.sandbox.with(|outside| outside.repositories["demo"].tags.clone());
     assert_eq!((&tags["main.42"], &tags["latest"]), (&ran.outputs["digest"], &ran.outputs["digest"]));
     assert_eq!(tags[&world.head()[..7]], first.outputs["digest"], "the merge's own version stays");
     assert!(world.runs_on("dev").contains("main.42"), "{}", world.runs_on("dev"));
-    world.run(&["merge", "--as=main 42"]).must(2, "input.version");
+    // One that began before and is slower does not take its place, neither there nor as `latest`.
+    let ran = world.run(&["merge", "--as=main.41"]);
+    ran.must(0, "order.superseded");
+    assert!(world.runs_on("dev").contains("main.42"), "{}", world.runs_on("dev"));
+    assert_eq!(world.sandbox.with(|outside| outside.repositories["demo"].tags["latest"].clone()), tags["main.42"]);
+    for (named, words) in [
+        ("main 42", "main 42"),
+        ("latest", "an alias that moves"),
+        ("9.0.0", "the version of a release"),
+        ("v9.0.0", "the version of a release"),
+        ("0123456", "stands for another commit"),
+    ] {
+        let ran = world.run(&["merge", &format!("--as={named}")]);
+        ran.must(2, "input.version");
+        assert!(ran.err.contains(words), "{named}: {}", ran.err);
+    }
+    world.run(&["deploy", "dev", "main.42", "--as=main.43"]).must(2, "input.version");
     let ran = world.pull_request("opened", |_| {}).run(&["run", "--as=main.42"]);
     ran.must(2, "input.version");
     assert!(ran.err.contains("names the version of a branch"), "{}", ran.err);
