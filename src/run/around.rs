@@ -43,7 +43,7 @@ impl Runner<'_> {
     async fn released_to(&self, app: &str) -> Option<u64> {
         let is_there =
             |work: &Work| matches!(work, Work::Target(target) if matches!(&target.system, System::Heroku(heroku) if heroku.app == app));
-        let step = self.prepared.plan.steps.iter().find(|step| is_there(&step.work))?;
+        let step = self.prepared.plan.steps.iter().rev().find(|step| is_there(&step.work))?;
         targets::heroku::version_in(self.ledger.memory(&step.id).started().await.as_deref())
     }
 

@@ -49,7 +49,7 @@ pub fn app_name(text: &str) -> String {
         return text.to_owned();
     }
     if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        return app_name(&format!("app-{text}"));
+        return app_name(&format!("App-{text}")); // in capitals, so that it ends with a hash of its own
     }
     let plain = crate::version::slug(&text.to_lowercase(), LIMIT);
     if plain == text || text.to_lowercase() == text {
@@ -153,6 +153,8 @@ struct Before {
 struct Started {
     /// Whether config vars were changed.
     configured: bool,
+    /// The release that came of that.
+    config: Option<u64>,
     /// The release that was made, or that had the images already.
     release: Option<Release>,
     /// Whether the run before made it: then it is not known what ran before that.
@@ -208,14 +210,15 @@ impl Life for Deploy<'_> {
     }
 
     fn has_changed(&self, started: &Started) -> bool {
-        let waits = started.release.is_some() && self.is_between.load(Ordering::SeqCst) && !started.succeeded.load(Ordering::SeqCst);
+        let waits = self.is_between.load(Ordering::SeqCst) && !started.succeeded.load(Ordering::SeqCst);
         !started.is_resumed && !waits && (started.configured || started.succeeded.load(Ordering::SeqCst))
     }
 
     async fn back(&self, before: &Before, started: &Started) -> Result<String> {
         let Some(release) = &before.current else { return Ok(String::new()) };
         let newest = self.newest().await?.map_or(0, |release| release.version);
-        if started.release.as_ref().is_some_and(|ours| newest > ours.version) {
+        let ours = started.release.as_ref().map(|release| release.version).or(started.config);
+        if ours.is_some_and(|ours| newest > ours) {
             let sentence = format!("v{newest} of {} is somebody else's, and is not undone", self.work.app);
             return Err(Error::new(Reason::TargetWrongDigest, sentence));
         }
@@ -310,7 +313,11 @@ impl<'a> Deploy<'a> {
 
     async fn configure(&self, started: &mut Started) -> Result<()> {
         let wanted = vars::wanted(self.site, &self.values, &self.work.target.config)?;
-        let Some((patch, said)) = vars::difference(&self.config_vars().await?, &wanted) else { return Ok(()) };
+        let Some((patch, said)) = vars::difference(&self.config_vars().await?, &wanted) else {
+            // The run before may have changed them, and not have seen the end of that.
+            let newest = self.newest().await?.filter(|release| release.status == "pending" && !release.description.starts_with("Deployed"));
+            return self.follow_config(newest, started).await;
+        };
         let before = self.newest().await?.map_or(0, |release| release.version);
         let asked = self.api.expect(&Request::patch(&format!("/apps/{}/config-vars", self.work.app), &patch)).await;
         started.configured = asked.as_ref().err().is_none_or(|error| error.lost);
@@ -318,7 +325,10 @@ impl<'a> Deploy<'a> {
         self.site.say(&format!("config vars of {}: {said}", self.work.app));
         let there = self.config_vars().await?;
         match vars::difference(&there, &wanted) {
-            None => self.follow_config(before).await,
+            None => {
+                let made = self.oldest_since(before).await?;
+                self.follow_config(made, started).await
+            }
             Some((_, said)) => {
                 let sentence = format!("Heroku took the config vars of {}, and they are not so: it still {said}", self.work.app);
                 Err(Error::new(Reason::TargetWrongDigest, sentence).hint("does an add-on own them?"))
@@ -327,12 +337,14 @@ impl<'a> Deploy<'a> {
     }
 
     /// Heroku makes a release of a change of config vars too, whose release phase runs what is there already.
-    async fn follow_config(&self, before: u64) -> Result<()> {
-        let Some(made) = self.newest().await?.filter(|release| release.version > before && release.status == "pending") else {
-            return Ok(());
-        };
+    async fn follow_config(&self, made: Option<Release>, started: &mut Started) -> Result<()> {
+        let Some(made) = made else { return Ok(()) };
+        started.config = Some(made.version);
         self.site.say(&format!("the change of config vars is v{} of {}", made.version, self.work.app));
-        self.follow(&made).await.map(drop)
+        self.is_between.store(true, Ordering::SeqCst); // while it is pending nobody goes back
+        self.follow(&made).await?;
+        self.is_between.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     fn settled(&self, version: u64, look: &dynos::Look) -> Settled {

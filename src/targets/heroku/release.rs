@@ -118,6 +118,12 @@ impl Deploy<'_> {
         current_of(&self.api, &self.work.app).await
     }
 
+    /// The first release after this one that is no deploy of images and no rollback: what a change of config vars made.
+    pub(super) async fn oldest_since(&self, version: u64) -> Result<Option<Release>> {
+        let is_other = |release: &Release| ["Deployed", "Rollback", "Promote"].iter().all(|word| !release.description.starts_with(word));
+        Ok(self.releases(20).await?.into_iter().rev().find(|release| release.version > version && is_other(release)))
+    }
+
     /// A release that is newer than this and is what we asked for; it may take a moment to show.
     pub(super) async fn newer_than(&self, version: u64, is_ours: &(dyn Fn(&Release) -> bool + Sync)) -> Result<Option<Release>> {
         for look in 0..LOOKS {
@@ -182,7 +188,10 @@ impl Deploy<'_> {
             let names_it = |release: &&&Release| release.description.split(|c: char| !is_of_name(c)).any(|word| word == process);
             let last = deployed.clone().find(|release| names_it(&release))?;
             let went_back = releases.iter().any(|later| later.version > last.version && later.description.starts_with("Rollback"));
-            (last.digests().contains(&short(config)) && !went_back).then_some(last.version)
+            // Whose digest is whose is read where it is written, and known anyway where there is only one.
+            let is_named = last.description.contains(&format!("{process} ({})", short(config)));
+            let is_only = last.names(images) && last.digests().len() == 1;
+            ((is_named || is_only) && !went_back).then_some(last.version)
         };
         let since: Option<Vec<u64>> = images.iter().map(is_last).collect();
         match (current, since) {
