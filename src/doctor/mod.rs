@@ -139,7 +139,13 @@ async fn with_config(world: &World, args: &Args, place: &Place, found: &mut Vec<
     found.push(here::configuration(&place.loaded));
     found.extend(here::context(world, place));
     let set = parse_set(&crate::inputs::Inputs::of(&world.vars).lines("set"))?;
-    let variables = Variables::resolve(config, &set, &world.vars)?;
+    let variables = match Variables::resolve(config, &set, &world.vars) {
+        Ok(variables) => variables,
+        Err(error) => {
+            found.push(Finding::bad("configuration", &error));
+            return Ok(());
+        }
+    };
     found.extend(here::secrets(world, &place.loaded, &variables));
     found.extend(here::checkout(place, &Checkout::at(&place.loaded.folder)));
     found.extend(here::tools());

@@ -216,8 +216,11 @@ impl Runner<'_> {
         let cancelled = outcome.as_ref().is_err_and(|error| error.reason == Reason::Cancelled);
         for step in &self.prepared.plan.steps {
             if report.steps.iter().all(|known| known.id != step.id) {
+                let is_done = |id: &String| report.steps.iter().any(|known| known.id == *id && known.outcome == StepOutcome::Done);
+                let begun = step.after.iter().all(is_done);
+                let outcome = if begun { StepOutcome::Cancelled } else { StepOutcome::Skipped };
                 let note = if cancelled { "the run was cancelled" } else { "another step failed" };
-                report.steps.push(ReportedStep { id: step.id.clone(), outcome: StepOutcome::Cancelled, seconds: 0.0, note: note.into() });
+                report.steps.push(ReportedStep { id: step.id.clone(), outcome, seconds: 0.0, note: note.into() });
             }
         }
     }

@@ -71,7 +71,7 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
             }
             Some(Ok(Seen::Limited(length, words))) => {
                 site.say(&format!("{words}; {name} is looked at again in {}", spoken(length)));
-                pause = length;
+                pause = length.max(pause);
             }
             Some(Err(error)) if error.gone && clock.now().saturating_sub(begun) < APPEARING => {}
             Some(Err(error)) if error.gone && said.is_empty() => {

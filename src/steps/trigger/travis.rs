@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const REQUEST: &str = "request ";
 /// How often a request may be finished before its builds show.
-const BARE: u32 = 4;
+const BARE: u32 = 7;
 
 /// Starts it, and follows it where that was asked for.
 pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerTravis) -> Result<Started> {
