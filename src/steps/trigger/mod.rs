@@ -15,6 +15,7 @@ use std::time::Duration;
 
 mod follow;
 mod github;
+mod github_run;
 mod gitlab;
 mod travis;
 
