@@ -4,7 +4,6 @@ use super::{Condition, Restart, Rollback, Span};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// A service of an Amazon ECS cluster.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -26,7 +25,7 @@ pub struct Ecs {
     /// A task of the new revision that must end with exit code 0 before the service is updated.
     pub run_task: Option<EcsTask>,
     /// How long the deployment may take.
-    #[serde(default = "ten_minutes")]
+    #[serde(default = "super::targets::ten_minutes")]
     pub timeout: Span,
     /// Replace tasks even when nothing changes.
     #[serde(default)]
@@ -54,8 +53,4 @@ pub struct EcsTask {
 
 fn default_cluster() -> String {
     "default".into()
-}
-
-fn ten_minutes() -> Span {
-    Span(Duration::from_secs(600))
 }

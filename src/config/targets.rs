@@ -67,7 +67,7 @@ pub struct Kubernetes {
     pub rollback: Option<Rollback>,
 }
 
-fn ten_minutes() -> Span {
+pub(super) fn ten_minutes() -> Span {
     Span(Duration::from_secs(600))
 }
 
@@ -258,7 +258,7 @@ pub struct Awx {
     pub on_cancel: OnCancel,
 }
 
-fn one_hour() -> Span {
+pub(super) fn one_hour() -> Span {
     Span(Duration::from_secs(3600))
 }
 

@@ -5,7 +5,6 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::time::Duration;
 
 /// A pipeline to start elsewhere.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -46,7 +45,7 @@ pub struct TriggerGithub {
     #[serde(default)]
     pub wait: bool,
     /// How long it may take.
-    #[serde(default = "one_hour")]
+    #[serde(default = "super::targets::one_hour")]
     pub timeout: Span,
     /// A token with `actions: write` (an event: `contents: write`) there; the run's own when not given.
     pub token: Option<SecretName>,
@@ -81,7 +80,7 @@ pub struct TriggerGitlab {
     /// A token that may read the pipeline (`read_api`), for `wait`; `GITLAB_TOKEN` when not given.
     pub read_token: Option<SecretName>,
     /// How long it may take.
-    #[serde(default = "one_hour")]
+    #[serde(default = "super::targets::one_hour")]
     pub timeout: Span,
     /// What becomes of the pipeline when this run is cancelled or its time is over, where `wait` follows it.
     #[serde(default)]
@@ -117,7 +116,7 @@ pub struct TriggerTravis {
     #[serde(default)]
     pub wait: bool,
     /// How long it may take.
-    #[serde(default = "one_hour")]
+    #[serde(default = "super::targets::one_hour")]
     pub timeout: Span,
     /// What becomes of the builds when this run is cancelled or its time is over, where `wait` follows them.
     #[serde(default)]
@@ -135,10 +134,6 @@ pub enum MergeMode {
     DeepMerge,
     Merge,
     Replace,
-}
-
-fn one_hour() -> Span {
-    Span(Duration::from_secs(3600))
 }
 
 fn master() -> String {

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::config::Loaded;
 use crate::error::{Error, Reason, Result};
 use crate::gates::drain::Drain;
-use crate::plan::{DrainWork, Plan, Work};
+use crate::plan::{DrainWork, Plan};
 use crate::registry::store::Store;
 use crate::targets::{self, System, kubernetes};
 use crate::tools::aws::{self, Access};
@@ -37,24 +37,12 @@ pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)
             }
         }
         for step in &plan.steps {
-            match &step.work {
-                Work::Drain(work) => {
-                    let key = format!("3 {:?} {:?} {:?}", work.queues, work.regions, work.role);
-                    looks.entry(key).or_insert_with(|| Box::pin(queues(world, name, work)));
-                }
-                Work::Target(work) => {
-                    if let Some((key, look)) = target(world, loaded, (name, plan), work) {
-                        looks.entry(key).or_insert(look);
-                    }
-                }
-                Work::Lock
-                | Work::Image(_)
-                | Work::Tags(_)
-                | Work::Record
-                | Work::Migrate(_)
-                | Work::Trigger(_)
-                | Work::Remove(_)
-                | Work::RemovePreview => {}
+            if let Some(work) = step.work.drain() {
+                let key = format!("3 {:?} {:?} {:?}", work.queues, work.regions, work.role);
+                looks.entry(key).or_insert_with(|| Box::pin(queues(world, name, work)));
+            }
+            if let Some((key, look)) = step.work.target().and_then(|work| target(world, loaded, (name, plan), work)) {
+                looks.entry(key).or_insert(look);
             }
         }
     }
@@ -78,29 +66,14 @@ fn once(mut found: Vec<Finding>) -> Vec<Finding> {
 
 /// Which roles are assumed at all; `None` stands for the credentials at hand.
 fn roles(loaded: &Loaded, plans: &[(String, Plan)], role_of: &dyn Fn(&str) -> Option<String>) -> BTreeSet<Option<String>> {
+    let is_on_aws = |work: &targets::Work| match &work.system {
+        System::Kubernetes(kubernetes) => kubernetes.target.cluster.is_some(),
+        System::Ecs(_) => true,
+        System::Swarm(_) | System::Heroku(_) | System::Awx(_) | System::AppDeploy(_) | System::Command(_) | System::Webhook(_) => false,
+    };
     let uses_aws = |plan: &Plan| {
         plan.images.iter().any(|image| image.build.repository.ecr().is_some())
-            || plan.steps.iter().any(|step| match &step.work {
-                Work::Drain(_) => true,
-                Work::Target(work) => match &work.system {
-                    System::Kubernetes(kubernetes) => kubernetes.target.cluster.is_some(),
-                    System::Ecs(_) => true,
-                    System::Swarm(_)
-                    | System::Heroku(_)
-                    | System::Awx(_)
-                    | System::AppDeploy(_)
-                    | System::Command(_)
-                    | System::Webhook(_) => false,
-                },
-                Work::Lock
-                | Work::Image(_)
-                | Work::Tags(_)
-                | Work::Record
-                | Work::Migrate(_)
-                | Work::Trigger(_)
-                | Work::Remove(_)
-                | Work::RemovePreview => false,
-            })
+            || plan.steps.iter().any(|step| step.work.drain().is_some() || step.work.target().is_some_and(is_on_aws))
     };
     let mut roles: BTreeSet<Option<String>> = plans.iter().filter(|(_, plan)| uses_aws(plan)).map(|(name, _)| role_of(name)).collect();
     if loaded.config.state.starts_with("s3://") {

@@ -283,7 +283,7 @@ impl Event {
             self.set_ref(Some(format!("refs/tags/{}", tag.trim_start_matches("refs/tags/"))));
         }
         self.pr = flags.pr.or(self.pr);
-        self.more.named = flags.named.clone().or(self.more.named.take());
+        self.more.named.clone_from(&flags.named);
         for (flag, fact) in [
             (&flags.default_branch, &mut self.default_branch),
             (&flags.actor, &mut self.actor),

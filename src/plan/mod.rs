@@ -201,6 +201,18 @@ pub enum Work {
     RemovePreview,
 }
 
+impl Work {
+    /// What is deployed, if this is a deploy.
+    pub fn target(&self) -> Option<&targets::Work> {
+        if let Self::Target(work) = self { Some(work) } else { None }
+    }
+
+    /// The queues that are waited for, if this waits for queues.
+    pub fn drain(&self) -> Option<&DrainWork> {
+        if let Self::Drain(work) = self { Some(work) } else { None }
+    }
+}
+
 /// A drain with all placeholders filled.
 #[derive(Clone, Debug, Serialize)]
 pub struct DrainWork {
@@ -268,7 +280,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         plan.on_partial = rules.on_partial;
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
         builder.display_name()?;
-        builder.note_targets();
+        builder.plan.has_targets = builder.has_targets();
         match (decision.outcome, request, event.kind) {
             (Outcome::Remove, _, _) => builder.pull_request_closed()?,
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,

@@ -87,7 +87,7 @@ impl Builder<'_> {
         let images = self.step_ids();
         // A pipeline elsewhere is started once, like a deploy: it needs the lease and the record too.
         let triggers = self.rules.trigger.iter().any(|trigger| self.is_met(trigger.condition()));
-        let deploys = triggers || self.rules.deploy.iter().any(|target| self.is_wanted(target));
+        let deploys = triggers || self.has_targets();
         if deploys {
             self.lock(images);
         }
@@ -117,8 +117,7 @@ impl Builder<'_> {
 
     fn images(&mut self, action: Action) -> Result<()> {
         let version = self.decision.version.clone().ok_or_else(|| Error::new(Reason::Internal, "a plan without a version"))?;
-        let nothing_is = !self.rules.deploy.iter().any(|target| self.is_wanted(target));
-        let used = |name: &str| action != Action::Reuse || nothing_is || self.is_deployed(name) || self.is_sent(name);
+        let used = |name: &str| action != Action::Reuse || !self.has_targets() || self.is_deployed(name) || self.is_sent(name);
         let names: Vec<String> = self.config.images.keys().filter(|name| used(name)).cloned().collect();
         for name in names {
             let Some(image) = self.config.images.get(&name) else { continue };

@@ -185,8 +185,8 @@ impl Builder<'_> {
     }
 
     /// Whether anything of this environment runs anywhere.
-    pub(super) fn note_targets(&mut self) {
-        self.plan.has_targets = self.rules.deploy.iter().any(|target| self.is_wanted(target));
+    pub(super) fn has_targets(&self) -> bool {
+        self.rules.deploy.iter().any(|target| self.is_wanted(target))
     }
 
     /// Whether the target's condition is met in this run.

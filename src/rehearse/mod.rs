@@ -295,17 +295,12 @@ impl<'a> Stage<'a> {
     }
 }
 
+fn targets(config: &Config) -> impl Iterator<Item = &Target> {
+    config.environments.values().flat_map(|environment| &environment.deploy)
+}
+
 fn heroku_targets(config: &Config) -> impl Iterator<Item = &crate::config::Heroku> {
-    config.environments.values().flat_map(|environment| &environment.deploy).filter_map(|target| match target {
-        Target::Heroku(heroku) => Some(heroku.as_ref()),
-        Target::Kubernetes(_)
-        | Target::Swarm(_)
-        | Target::Awx(_)
-        | Target::Ecs(_)
-        | Target::AppDeploy(_)
-        | Target::Command(_)
-        | Target::Webhook(_) => None,
-    })
+    targets(config).filter_map(|target| if let Target::Heroku(heroku) = target { Some(heroku.as_ref()) } else { None })
 }
 
 /// The pretend AWX and Heroku know one login each; everything else takes any secret.
@@ -313,17 +308,7 @@ fn pretend_secret(config: &Config, secret: &str) -> Option<&'static str> {
     if heroku_targets(config).any(|heroku| heroku.token.env == secret) {
         return Some(heroku::KEY);
     }
-    let targets = config.environments.values().flat_map(|environment| &environment.deploy);
-    let mut logins = targets.filter_map(|target| match target {
-        Target::Awx(awx) => Some(awx),
-        Target::Kubernetes(_)
-        | Target::Swarm(_)
-        | Target::Heroku(_)
-        | Target::Ecs(_)
-        | Target::AppDeploy(_)
-        | Target::Command(_)
-        | Target::Webhook(_) => None,
-    });
+    let mut logins = targets(config).filter_map(|target| if let Target::Awx(awx) = target { Some(awx) } else { None });
     logins.find_map(|awx| {
         let is = |name: &crate::config::SecretName| name.env == secret;
         match (&awx.token, &awx.login) {
@@ -338,7 +323,7 @@ fn pretend_secret(config: &Config, secret: &str) -> Option<&'static str> {
 /// The containers that services of the pretend ECS have: those that are named, or one for each image, which runs an older one.
 fn ecs_containers(config: &Config) -> Vec<(String, String)> {
     let mut containers: Vec<(String, String)> = Vec::new();
-    for target in config.environments.values().flat_map(|environment| &environment.deploy) {
+    for target in targets(config) {
         let Target::Ecs(ecs) = target else { continue };
         let (key, image) = match &ecs.image {
             Some(key) => (key.as_str(), config.images.get(key)),

@@ -2,7 +2,7 @@
 
 use super::{Answer, Runner};
 use crate::error::{Error, Reason, Result};
-use crate::plan::{MigrateRun, MigrateWork, TriggerWork, Work};
+use crate::plan::{MigrateRun, MigrateWork, TriggerWork};
 use crate::state::records::Did;
 use crate::steps::trigger;
 use crate::targets::{self, Memory, System, kubernetes};
@@ -16,8 +16,7 @@ impl Runner<'_> {
         if memory.is_done().await {
             return Ok(Answer::Note("the run before did it to the end".into()));
         }
-        let values =
-            targets::with_images(&work.values, images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())));
+        let values = site.values(&work.values);
         let said = match &work.run {
             MigrateRun::KubernetesJob(job) => {
                 let image = images.get(&job.image).ok_or_else(|| Error::new(Reason::Internal, "a migration without an image"))?;
@@ -41,9 +40,8 @@ impl Runner<'_> {
 
     /// The release that this delivery made of a Heroku app, by the journal of its step.
     async fn released_to(&self, app: &str) -> Option<u64> {
-        let is_there =
-            |work: &Work| matches!(work, Work::Target(target) if matches!(&target.system, System::Heroku(heroku) if heroku.app == app));
-        let step = self.prepared.plan.steps.iter().rev().find(|step| is_there(&step.work))?;
+        let is_there = |work: &targets::Work| matches!(&work.system, System::Heroku(heroku) if heroku.app == app);
+        let step = self.prepared.plan.steps.iter().rev().find(|step| step.work.target().is_some_and(is_there))?;
         targets::heroku::version_in(self.ledger.memory(&step.id).started().await.as_deref())
     }
 
@@ -55,8 +53,7 @@ impl Runner<'_> {
             return Ok(Answer::Note("the run before did it to the end".into()));
         }
         let site = self.site(id, &images, &fence, &memory);
-        let values =
-            targets::with_images(&work.values, images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())));
+        let values = site.values(&work.values);
         let started = trigger::run(&site, &values, &work.trigger).await?;
         site.note_done().await?;
         Ok(Answer::Triggered(started))

@@ -9,9 +9,10 @@ use crate::registry::Pushed;
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
 use crate::state::records::{Did, RecordedImage};
+use crate::steps::aliases::{self, Advanced};
+use crate::steps::copies;
 use crate::steps::image::{self, How, Job, Ready};
 use crate::steps::trigger::Started;
-use crate::steps::{aliases, copies};
 use crate::targets::{self, Settled, Site};
 use crate::tools::wait::{Cancel, spoken};
 use crate::world::World;
@@ -353,8 +354,8 @@ impl Runner<'_> {
         {
             self.ledger.lock().await?;
         }
-        let said = aliases::advance(&job, &ready.registry, &ready.manifest).await?;
-        copies::follow_aliases(&job, &ready).await?;
+        let Advanced { said, ours } = aliases::advance(&job, &ready.registry, &ready.manifest).await?;
+        copies::follow_aliases(&job, &ready, &ours).await?;
         Ok(Answer::Note(said))
     }
 

@@ -21,25 +21,40 @@ pub async fn is_needed(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Res
     Ok(decide(job, store, manifest).await?.iter().any(|(_, decision)| matches!(decision, Move::Yes)))
 }
 
-/// Moves the image's aliases to this manifest where that is forward; what became of them in one line.
-pub async fn advance(job: &Job<'_>, store: &Store, manifest: &Manifest) -> Result<String> {
-    let mut said = Vec::new();
+/// What became of an image's aliases.
+pub struct Advanced<'a> {
+    /// In one line.
+    pub said: String,
+    /// Those that are this manifest's now.
+    pub ours: Vec<&'a String>,
+}
+
+/// Moves the image's aliases to this manifest where that is forward.
+pub async fn advance<'a>(job: &Job<'a>, store: &Store, manifest: &Manifest) -> Result<Advanced<'a>> {
+    let (mut said, mut ours) = (Vec::new(), Vec::new());
     for (alias, decision) in decide(job, store, manifest).await? {
-        said.push(match decision {
-            Move::Already => format!("{alias} is there already"),
-            Move::No(why) => format!("{alias} stays where it is: {why}"),
-            Move::Yes => match store.tag(manifest, alias).await {
-                Ok(()) => format!("{alias} → {}", job.image.build.version),
-                // The deploy does not need the alias: say it and go on.
-                Err(error) if error.reason == Reason::VersionConflict => {
-                    job.world.console.warning(&error.to_string());
-                    format!("{alias} stays where it is: it cannot be moved")
-                }
-                Err(error) => return Err(error),
-            },
-        });
+        let (is_ours, words) = match decision {
+            Move::Already => (true, format!("{alias} is there already")),
+            Move::No(why) => (false, format!("{alias} stays where it is: {why}")),
+            Move::Yes if put(job, store, manifest, alias).await? => (true, format!("{alias} → {}", job.image.build.version)),
+            Move::Yes => (false, format!("{alias} stays where it is: it cannot be moved")),
+        };
+        ours.extend(is_ours.then_some(alias));
+        said.push(words);
     }
-    Ok(said.join("; "))
+    Ok(Advanced { said: said.join("; "), ours })
+}
+
+/// Gives the manifest an alias; whether the registry lets it be moved. The deploy does not need it: that is said, and it goes on.
+pub async fn put(job: &Job<'_>, store: &Store, manifest: &Manifest, alias: &str) -> Result<bool> {
+    match store.tag(manifest, alias).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.reason == Reason::VersionConflict => {
+            job.world.console.warning(&error.to_string());
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn decide<'a>(job: &Job<'a>, store: &Store, manifest: &Manifest) -> Result<Vec<(&'a String, Move)>> {

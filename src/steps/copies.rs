@@ -1,5 +1,6 @@
 //! Copies of an image in further registries: the same bytes, the same digest, the same tags.
 
+use super::aliases;
 use super::image::{Job, Ready};
 use crate::error::{Error, Reason, Result};
 use crate::registry::Repository;
@@ -36,29 +37,14 @@ async fn one(job: &Job<'_>, ready: &Ready, repository: &Repository) -> Result<St
     Ok(format!("copied to {repository}: {blobs} blobs sent, {}", size(bytes)))
 }
 
-/// Moves the aliases in the further repositories to where they are in the first one.
-pub async fn follow_aliases(job: &Job<'_>, ready: &Ready) -> Result<()> {
-    if job.image.build.copies.is_empty() {
-        return Ok(());
-    }
-    let mut ours = Vec::new();
-    for alias in job.image.tags.iter().skip(1) {
-        if ready.registry.manifest(alias).await?.is_some_and(|there| there.digest == ready.manifest.digest) {
-            ours.push(alias);
-        }
-    }
+/// Gives the further repositories the aliases that are the image's in the first one.
+pub async fn follow_aliases(job: &Job<'_>, ready: &Ready, ours: &[&String]) -> Result<()> {
     for repository in &job.image.build.copies {
         let store = Store::open(job.world, repository, job.role.clone()).await?;
-        for alias in &ours {
+        for alias in ours {
             let there = store.oci().digest(alias).await.map_err(|error| told(error, repository))?;
-            if there.as_deref() == Some(&ready.manifest.digest) {
-                continue;
-            }
-            match store.tag(&ready.manifest, alias).await {
-                Ok(()) => {}
-                // The deploy does not need the alias: say it and go on.
-                Err(error) if error.reason == Reason::VersionConflict => job.world.console.warning(&error.to_string()),
-                Err(error) => return Err(told(error, repository)),
+            if there.as_deref() != Some(&ready.manifest.digest) {
+                aliases::put(job, &store, &ready.manifest, alias).await.map_err(|error| told(error, repository))?;
             }
         }
     }

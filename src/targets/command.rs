@@ -67,13 +67,13 @@ fn find(world: &World, folder: &Path, program: &str) -> Option<PathBuf> {
 /// Runs the program and takes its word, or that of its proof.
 pub async fn deploy(site: &Site<'_>, work: &Work, command: &CommandRun) -> Result<Settled> {
     let rollback = if command.undo.is_empty() { Rollback::Never } else { work.rollback };
-    live(&Process { site, values: site.values(work), command }, rollback, site.world).await
+    live(&Process { site, values: site.values(&work.values), command }, rollback, site.world).await
 }
 
 /// What the proof says; without one, what the journal says.
 pub async fn runs(site: &Site<'_>, work: &Work, command: &CommandRun) -> Result<Option<Settled>> {
     let said = match &command.proof {
-        Some(proof) => proof::holds(site, &site.values(work), proof).await?,
+        Some(proof) => proof::holds(site, &site.values(&work.values), proof).await?,
         None => site.memory.is_done().await.then(|| "it ended with exit code 0".to_owned()),
     };
     Ok(said.map(|said| Settled::deployed(said, None)))
@@ -137,7 +137,7 @@ pub async fn run(site: &Site<'_>, values: &Values, command: &CommandRun, source:
         return Ok(());
     }
     let folder = match &command.directory {
-        Some(inside) => site.folder.join(values.fill(inside).map_err(|why| unfilled(site.step, why))?),
+        Some(inside) => site.folder.join(site.fill(values, inside)?),
         None => site.folder.to_owned(),
     };
     site.say(&format!("{source}: {}", argv.join(" ")));
@@ -159,7 +159,7 @@ fn environment(site: &Site<'_>, values: &Values, command: &CommandRun) -> Result
     let mut environment = surroundings(site, values, &command.pass);
     for (name, value) in &command.env {
         let value = match value {
-            TextOrSecret::Text(text) => values.fill(text).map_err(|why| unfilled(site.step, why))?,
+            TextOrSecret::Text(text) => site.fill(values, text)?,
             TextOrSecret::Secret(secret) => super::secret(site.world, &secret.env, name)?.expose().to_owned(),
         };
         environment.push((name.clone(), value));

@@ -153,9 +153,19 @@ impl Site<'_> {
         self.images.get(name).ok_or_else(|| Error::new(Reason::Internal, format!("the image {name} is not there yet")))
     }
 
+    /// A text with its placeholders filled; an error names the step.
+    pub fn fill(&self, values: &Values, text: &str) -> Result<String> {
+        values.fill(text).map_err(|why| unfilled(self.step, why))
+    }
+
+    /// The same for every text of a JSON value.
+    pub fn fill_json(&self, values: &Values, value: &serde_json::Value) -> Result<serde_json::Value> {
+        values.fill_json(value).map_err(|why| unfilled(self.step, why))
+    }
+
     /// The values of placeholders, those of images included.
-    pub fn values(&self, work: &Work) -> Values {
-        with_images(&work.values, self.images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())))
+    pub fn values(&self, values: &Values) -> Values {
+        with_images(values, self.images.iter().map(|(name, image)| (name.as_str(), image.reference(), image.digest.clone())))
     }
 
     /// Writes down what was started. It runs: that this cannot be written down is said, and stops nothing but a lost lease.
@@ -185,6 +195,34 @@ impl Site<'_> {
     /// A line about this target.
     pub fn say(&self, text: &str) {
         self.world.console.line(&format!("  {text}"));
+    }
+}
+
+/// Looks in a row that were lost while something is followed.
+pub struct Lost {
+    count: u32,
+    most: u32,
+}
+
+impl Lost {
+    /// None yet; so many may be.
+    pub fn at_most(most: u32) -> Self {
+        Self { count: 0, most }
+    }
+
+    /// Something was seen.
+    pub fn over(&mut self) {
+        self.count = 0;
+    }
+
+    /// Says that it is looked again; gives the error back when that was one too many.
+    pub fn bear(&mut self, error: Error, site: &Site<'_>) -> Result<()> {
+        if self.count >= self.most {
+            return Err(error);
+        }
+        self.count += 1;
+        site.say(&format!("{}; asking again", error.sentence));
+        Ok(())
     }
 }
 
@@ -278,13 +316,14 @@ pub(crate) async fn live<T: Life>(target: &T, rollback: Rollback, world: &World)
     })
 }
 
+/// What to do when the version before runs again.
+pub(crate) const AFTER_GOING_BACK: &str = "mend the cause, then deliver a new commit, or run this again if the cause was outside";
+
 /// The failure of a deploy after which the version before runs again.
 pub(crate) fn rolled_back(cause: Error, to: &str) -> Error {
     let mut detail = vec![format!("cause: {}", cause.reason)];
     detail.extend(cause.detail);
-    Error::new(Reason::TargetRolledBack, format!("{}; rolled back: {to}", cause.sentence))
-        .detail(detail)
-        .hint("mend the cause, then deliver a new commit, or run this again if the cause was outside")
+    Error::new(Reason::TargetRolledBack, format!("{}; rolled back: {to}", cause.sentence)).detail(detail).hint(AFTER_GOING_BACK)
 }
 
 /// Deploys, and proves that it runs.

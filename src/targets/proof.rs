@@ -1,6 +1,6 @@
 //! `proof:` of commands and webhooks: how it is known that the version runs, by an address or a program that says so.
 
-use super::{Site, unfilled};
+use super::Site;
 use crate::config::{CommandProof, HttpProof, Proof, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::tools::http::{self, chain};
@@ -71,7 +71,7 @@ async fn look(site: &Site<'_>, values: &Values, proof: &Proof) -> Result<Seen> {
 }
 
 async fn at_address(site: &Site<'_>, values: &Values, proof: &HttpProof) -> Result<Seen> {
-    let fill = |text: &str| values.fill(text).map_err(|why| unfilled(site.step, why));
+    let fill = |text: &str| site.fill(values, text);
     let (url, wanted) = (fill(&proof.url)?, fill(&proof.contains)?);
     safe(&url, &shown(&url))?;
     if site.world.rehearsal {
@@ -94,7 +94,7 @@ async fn at_address(site: &Site<'_>, values: &Values, proof: &HttpProof) -> Resu
 }
 
 async fn of_program(site: &Site<'_>, values: &Values, proof: &CommandProof) -> Result<Seen> {
-    let fill = |text: &String| values.fill(text).map_err(|why| unfilled(site.step, why));
+    let fill = |text: &String| site.fill(values, text);
     let argv = proof.run.iter().map(fill).collect::<Result<Vec<_>>>()?;
     let wanted = fill(&proof.contains)?;
     if site.world.rehearsal {

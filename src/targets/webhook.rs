@@ -2,7 +2,7 @@
 //!
 //! The signature is that of <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
 
-use super::{Life, Settled, Site, Work, live, proof, unfilled};
+use super::{Life, Settled, Site, Work, live, proof};
 use crate::config::{Proof, Rollback, TextOrSecret, Webhook, WebhookAuth, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::tools::http::{self, chain, retry_after};
@@ -31,7 +31,7 @@ pub fn check(world: &World, folder: &std::path::Path, webhook: &Webhook) -> Resu
 
 /// Sends the webhook, and waits for its proof.
 pub async fn deploy(site: &Site<'_>, work: &Work, webhook: &Webhook) -> Result<Settled> {
-    let call = Call { site, values: site.values(work), webhook };
+    let call = Call { site, values: site.values(&work.values), webhook };
     live(&call, Rollback::Never, site.world).await
 }
 
@@ -39,7 +39,7 @@ pub async fn deploy(site: &Site<'_>, work: &Work, webhook: &Webhook) -> Result<S
 pub async fn runs(site: &Site<'_>, work: &Work, webhook: &Webhook) -> Result<Option<Settled>> {
     let said = match &webhook.proof {
         Proof::Answer(_) => site.memory.is_done().await.then(|| "its receiver said so".to_owned()),
-        proof @ (Proof::Http(_) | Proof::Command(_)) => proof::holds(site, &site.values(work), proof).await?,
+        proof @ (Proof::Http(_) | Proof::Command(_)) => proof::holds(site, &site.values(&work.values), proof).await?,
     };
     Ok(said.map(|said| Settled::deployed(said, None)))
 }
@@ -72,7 +72,7 @@ impl Life for Call<'_> {
     async fn read(&self) -> Result<Message> {
         let id = format!("tidegate-{}-{}", self.site.memory.delivery().await, self.site.step);
         let body = match &self.webhook.body {
-            Some(body) => self.values.fill_json(body).map_err(|why| unfilled(self.site.step, why))?,
+            Some(body) => self.site.fill_json(&self.values, body)?,
             None => self.described(&id),
         };
         Ok(Message { url: self.url()?, id, body: body.to_string() })
@@ -108,7 +108,7 @@ impl Life for Call<'_> {
     async fn settle(&self, message: &Message, started: &Option<Sent>) -> Result<Settled> {
         let place = self.place(&message.url);
         if let (Proof::Answer(wanted), false) = (&self.webhook.proof, self.site.world.rehearsal) {
-            let wanted = self.values.fill(&wanted.contains).map_err(|why| unfilled(self.site.step, why))?;
+            let wanted = self.site.fill(&self.values, &wanted.contains)?;
             return match started {
                 Some(Sent::Taken(answer)) if proof::says(answer, &wanted) => {
                     Ok(Settled::deployed(format!("{place} answers {wanted}"), None))
@@ -149,7 +149,7 @@ impl Call<'_> {
     fn url(&self) -> Result<String> {
         match &self.webhook.url {
             TextOrSecret::Text(url) => {
-                let url = self.values.fill(url).map_err(|why| unfilled(self.site.step, why))?;
+                let url = self.site.fill(&self.values, url)?;
                 proof::safe(&url, &proof::shown(&url))?;
                 Ok(url)
             }

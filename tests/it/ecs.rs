@@ -258,16 +258,20 @@ fn a_task_that_never_ends_is_stopped() {
     assert_eq!((ran.count("StopTask"), ran.count("UpdateService")), (1, 0));
 }
 
-/// A run that is killed while its task runs: the next one follows that task, and then goes on.
-#[test]
-fn a_killed_run_leaves_a_task_that_the_next_one_follows() {
+fn killed_while_its_task_runs() -> World {
     let mut world = ecs(EcsMood::Honest, RUN_TASK);
     world.configure("timeout: 30s", "timeout: 10m");
     world.commit("long");
     world.var("TIDEGATE_LEASE_EXPIRY", "1s");
     world.sandbox.with(|outside| outside.ecs.task_exit = None);
-    let run = world.pushed().run_until(&["run"], ": RUNNING");
-    run.kill();
+    world.pushed().run_until(&["run"], ": RUNNING").kill();
+    world
+}
+
+/// A run that is killed while its task runs: the next one follows that task, and then goes on.
+#[test]
+fn a_killed_run_leaves_a_task_that_the_next_one_follows() {
+    let world = killed_while_its_task_runs();
     world.sandbox.with(|outside| outside.ecs.task_exit = Some(0));
     let ran = world.run(&["run"]);
     ran.must(0, "deploy.done");
@@ -279,13 +283,7 @@ fn a_killed_run_leaves_a_task_that_the_next_one_follows() {
 /// Killed after ECS took the task and before that was written down: the same request gets the same task.
 #[test]
 fn a_task_whose_start_was_never_written_down_is_not_run_twice() {
-    let mut world = ecs(EcsMood::Honest, RUN_TASK);
-    world.configure("timeout: 30s", "timeout: 10m");
-    world.commit("long");
-    world.var("TIDEGATE_LEASE_EXPIRY", "1s");
-    world.sandbox.with(|outside| outside.ecs.task_exit = None);
-    let run = world.pushed().run_until(&["run"], ": RUNNING");
-    run.kill();
+    let world = killed_while_its_task_runs();
     world.sandbox.with(|outside| {
         outside.github.deployments[0].statuses.retain(|(_, body)| !body.to_string().contains("started task "));
         outside.ecs.task_exit = Some(0);

@@ -2,7 +2,7 @@
 
 use crate::config::OnCancel;
 use crate::error::{Error, Reason, Result};
-use crate::targets::{STOP_LIMIT, Site};
+use crate::targets::{Lost, STOP_LIMIT, Site};
 use crate::tools::wait::{Backoff, spoken};
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
     let (clock, name) = (&site.world.clock, pipeline.name());
     let (begun, deadline) = (clock.now(), clock.now().saturating_add(limits.timeout));
     let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-    let (mut said, mut lost) = (String::new(), 0);
+    let (mut said, mut lost) = (String::new(), Lost::at_most(PATIENCE));
     loop {
         let mut pause = pauses.pause();
         let looked = tokio::select! {
@@ -63,7 +63,7 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
             Some(Ok(Seen::Well(sentence))) => return Ok(sentence),
             Some(Ok(Seen::Badly(error))) => return Err(seen_at(error, pipeline)),
             Some(Ok(Seen::Going(state))) => {
-                lost = 0;
+                lost.over();
                 if state != said {
                     site.say(&format!("{name}: {state}"));
                     said = state;
@@ -78,10 +78,7 @@ pub async fn follow(site: &Site<'_>, pipeline: &dyn Pipeline, limits: &Limits) -
                 let sentence = format!("its start was confirmed, and {name} is not there: {}", error.sentence);
                 return Err(seen_at(Error::new(Reason::TriggerFailed, sentence), pipeline));
             }
-            Some(Err(error)) if error.lost && lost < PATIENCE => {
-                lost += 1;
-                site.say(&format!("{}; asking again", error.sentence));
-            }
+            Some(Err(error)) if error.lost => lost.bear(error, site).map_err(|error| seen_at(error, pipeline))?,
             Some(Err(error)) => return Err(seen_at(error, pipeline)),
         }
         let left = deadline.saturating_sub(clock.now());

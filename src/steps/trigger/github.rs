@@ -5,11 +5,11 @@
 
 use super::follow::{Limits, Pipeline, follow};
 use super::github_run::Run;
-use super::{INTENT, LOOKING, MAYBE, Started, begun, fill, id_of, lost, number_in, unbroken};
+use super::{INTENT, LOOKING, MAYBE, Started, begun, id_of, lost, number_in, unbroken};
 use crate::config::{TriggerGithub, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::forge::github::{self, Answer, GitHub, encode};
-use crate::targets::{Site, secret, unfilled};
+use crate::targets::{Site, secret};
 use crate::tools::secret::Secret;
 use crate::tools::wait::Backoff;
 use crate::world::World;
@@ -41,7 +41,7 @@ fn token(world: &World, trigger: &TriggerGithub) -> Result<Secret> {
 
 /// Starts it, and follows it where that was asked for.
 pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerGithub) -> Result<Started> {
-    let repository = fill(site, values, &trigger.repository)?;
+    let repository = site.fill(values, &trigger.repository)?;
     let token = token(site.world, trigger)?;
     site.world.console.mask(&token);
     let vars = &site.world.vars;
@@ -99,16 +99,16 @@ struct Place<'a> {
 
 impl Dispatch<'_> {
     async fn workflow(&self, named: &str) -> Result<Started> {
-        let named = fill(self.site, self.values, named)?;
+        let named = self.site.fill(self.values, named)?;
         let default = self.default_branch().await?;
         let workflow = self.resolve(&named).await?;
         let reference = match &self.trigger.r#ref {
-            Some(reference) => fill(self.site, self.values, reference)?,
+            Some(reference) => self.site.fill(self.values, reference)?,
             None => default,
         };
         let mut inputs = Map::new();
         for (name, value) in &self.trigger.inputs {
-            inputs.insert(name.clone(), json!(fill(self.site, self.values, value)?));
+            inputs.insert(name.clone(), json!(self.site.fill(self.values, value)?));
         }
         inputs.extend(self.trigger.correlate.clone().map(|name| (name, json!(self.id))));
         let size: usize = inputs.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, |text| text.chars().count())).sum();
@@ -128,11 +128,11 @@ impl Dispatch<'_> {
 
     /// The answer names no run, and what it starts is the other repository's business.
     async fn event(&self, event: &str) -> Result<Started> {
-        let event = fill(self.site, self.values, event)?;
+        let event = self.site.fill(self.values, event)?;
         self.default_branch().await?;
         let mut payload = Map::new();
         for (name, value) in &self.trigger.payload {
-            payload.insert(name.clone(), self.values.fill_json(value).map_err(|why| unfilled(self.site.step, why))?);
+            payload.insert(name.clone(), self.site.fill_json(self.values, value)?);
         }
         payload.extend(self.trigger.correlate.clone().map(|name| (name, json!(self.id))));
         let size = Value::Object(payload.clone()).to_string().len();
@@ -156,7 +156,7 @@ impl Dispatch<'_> {
             let said = format!("{} took the event {event}; which workflows it starts is not known here", self.repository);
             return Ok(Started { said, run: None, url: None });
         };
-        let workflow = self.resolve(&fill(self.site, self.values, named)?).await?;
+        let workflow = self.resolve(&self.site.fill(self.values, named)?).await?;
         let mut place = Place { workflow: &workflow, event: "repository_dispatch", branch: None, before: 0 };
         let run = match self.resumed(&mut place).await? {
             Some(run) => Begun::Run(run),

@@ -1,7 +1,7 @@
 //! GitLab: a pipeline by a trigger token or the job's own. <https://docs.gitlab.com/api/pipeline_triggers/>
 
 use super::follow::{Limits, Pipeline, Seen, follow};
-use super::{Answer, Api, INTENT, LOOKING, MAYBE, Started, begun, fill, lost, number_in, unbroken};
+use super::{Answer, Api, INTENT, LOOKING, MAYBE, Started, begun, lost, number_in, unbroken};
 use crate::config::{TextOrSecret, TriggerGitlab, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::forge::github::encode;
@@ -70,7 +70,7 @@ pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerGitlab) -> R
         site.world.console.mask(secret);
     }
     let host = match &trigger.host {
-        Some(host) => fill(site, values, host)?,
+        Some(host) => site.fill(values, host)?,
         None => vars.get("CI_SERVER_URL").unwrap_or("https://gitlab.com").to_owned(),
     };
     let own = vars.get("CI_API_V4_URL").filter(|_| trigger.host.is_none()).map(str::to_owned);
@@ -80,7 +80,7 @@ pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerGitlab) -> R
     let header = reader.map(|token| ("private-token", token));
     let starter = Api { client: http::client(vars)?, clock: site.world.clock, base, name: "GitLab", header: None, more: &[] };
     let api = Api { client: starter.client.clone(), base: starter.base.clone(), header, ..starter };
-    let (project, reference) = (fill(site, values, &trigger.project)?, fill(site, values, &trigger.r#ref)?);
+    let (project, reference) = (site.fill(values, &trigger.project)?, site.fill(values, &trigger.r#ref)?);
     let is_job = vars.get("CI_JOB_TOKEN").is_some_and(|own| own == token.expose());
     let source = if is_job { "pipeline" } else { "trigger" };
     let start = Start { site, values, trigger, api, starter, project, reference, source };
@@ -134,13 +134,13 @@ impl Start<'_> {
         let mut form = vec![("token".to_owned(), token.expose().to_owned()), ("ref".to_owned(), self.reference.clone())];
         for (name, value) in &self.trigger.variables {
             let value = match value {
-                TextOrSecret::Text(text) => fill(self.site, self.values, text)?,
+                TextOrSecret::Text(text) => self.site.fill(self.values, text)?,
                 TextOrSecret::Secret(named) => secret(self.site.world, &named.env, &format!("the variable {name}"))?.expose().to_owned(),
             };
             form.push((format!("variables[{name}]"), value));
         }
         for (name, value) in &self.trigger.inputs {
-            form.push((format!("inputs[{name}]"), fill(self.site, self.values, value)?));
+            form.push((format!("inputs[{name}]"), self.site.fill(self.values, value)?));
         }
         self.site.memory.note_started(&format!("{INTENT}{before}")).await?; // without a journal nothing is started
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&form).finish();

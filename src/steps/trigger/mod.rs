@@ -2,7 +2,7 @@
 
 use crate::config::{Trigger, template::Values};
 use crate::error::{Error, Reason, Result};
-use crate::targets::{Memory, Site, unfilled};
+use crate::targets::{Memory, Site};
 use crate::tools::http::{self, chain};
 use crate::tools::secret::Secret;
 use crate::tools::wait::Clock;
@@ -90,10 +90,6 @@ pub async fn run(site: &Site<'_>, values: &Values, trigger: &Trigger) -> Result<
         Trigger::Gitlab(gitlab) => gitlab::run(site, values, gitlab).await,
         Trigger::Travis(travis) => travis::run(site, values, travis).await,
     }
-}
-
-fn fill(site: &Site<'_>, values: &Values, text: &str) -> Result<String> {
-    values.fill(text).map_err(|why| unfilled(site.step, why))
 }
 
 /// An id of this start: the same when a killed run is gone on with, another for every delivery.

@@ -1,7 +1,7 @@
 //! Travis CI, API version 3: a request for a build. <https://docs.travis-ci.com/user/triggering-builds/>
 
 use super::follow::{Limits, Pipeline, Seen, follow};
-use super::{Answer, Api, INTENT, MAYBE, Started, fill, lost, number_in, unbroken};
+use super::{Answer, Api, INTENT, MAYBE, Started, lost, number_in, unbroken};
 use crate::config::{MergeMode, TriggerTravis, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::forge::github::encode;
@@ -20,7 +20,7 @@ pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerTravis) -> R
     let token = secret(site.world, &trigger.token.env, "the token of Travis CI")?;
     let header = Secret::new(format!("token {}", token.expose()));
     site.world.console.mask(&header);
-    let base = trigger.host.as_deref().map_or_else(|| Ok("https://api.travis-ci.com".to_owned()), |host| fill(site, values, host))?;
+    let base = trigger.host.as_deref().map_or_else(|| Ok("https://api.travis-ci.com".to_owned()), |host| site.fill(values, host))?;
     let base = site.world.detour.as_ref().map_or(base, |sandbox| format!("{sandbox}/travis")).trim_end_matches('/').to_owned();
     crate::targets::proof::safe(&base, "the address of Travis CI")?;
     let more = &[("travis-api-version", "3")];
@@ -32,7 +32,7 @@ pub async fn run(site: &Site<'_>, values: &Values, trigger: &TriggerTravis) -> R
         header: Some(("authorization", header)),
         more,
     };
-    let repository = fill(site, values, &trigger.repository)?;
+    let repository = site.fill(values, &trigger.repository)?;
     let start = Start { site, values, trigger, api, repository };
     let number = match start.resumed().await? {
         Some(number) => number,
@@ -69,7 +69,7 @@ impl Start<'_> {
     async fn start(&self) -> Result<u64> {
         let mut variables = Vec::new();
         for (name, value) in &self.trigger.env {
-            let value = fill(self.site, self.values, value)?;
+            let value = self.site.fill(self.values, value)?;
             if value.ends_with('\\') || value.contains('\n') {
                 let sentence = format!("Travis CI cannot take the variable {name}: it reads no line breaks, and no \\ at the end");
                 return Err(Error::new(Reason::TriggerInput, sentence).hint("send it encoded, as base64"));
@@ -78,15 +78,15 @@ impl Start<'_> {
         }
         let version = self.values.get("version").unwrap_or_default();
         let message = match &self.trigger.message {
-            Some(message) => fill(self.site, self.values, message)?,
+            Some(message) => self.site.fill(self.values, message)?,
             None => format!("started by {} {version}", self.values.get("project").unwrap_or("tidegate")).trim_end().to_owned(),
         };
-        let branch = fill(self.site, self.values, &self.trigger.branch)?;
+        let branch = self.site.fill(self.values, &self.trigger.branch)?;
         let mut body = json!({"request": {
             "branch": branch, "message": message, "merge_mode": self.trigger.merge_mode.name(), "config": {"env": {"global": variables}},
         }});
         if let Some(sha) = &self.trigger.sha {
-            crate::targets::set(&mut body, &["request", "sha"], json!(fill(self.site, self.values, sha)?));
+            crate::targets::set(&mut body, &["request", "sha"], json!(self.site.fill(self.values, sha)?));
         }
         self.site.memory.note_started(&format!("{INTENT}nothing")).await?; // without a journal nothing is started
         let path = self.path("requests");

@@ -2,7 +2,7 @@
 
 use crate::config::{AppDeploy, TextOrSecret, template::Values};
 use crate::error::{Error, Reason, Result};
-use crate::targets::{Site, proof, secret, set, unfilled};
+use crate::targets::{Site, proof, secret, set};
 use crate::tools::http::{self, chain, retry_after};
 use crate::tools::secret::Secret;
 use crate::tools::wait::Clock;
@@ -73,7 +73,7 @@ pub(super) struct Away {
 
 impl Api {
     pub(super) fn open(site: &Site<'_>, values: &Values, target: &AppDeploy) -> Result<Self> {
-        let fill = |text: &str| values.fill(text).map_err(|why| unfilled(site.step, why));
+        let fill = |text: &str| site.fill(values, text);
         let configured = fill(&target.url)?;
         let url = site.world.detour.as_ref().map_or(configured, |sandbox| format!("{sandbox}/cd"));
         proof::safe(&url, &proof::shown(&url))?;
@@ -178,6 +178,8 @@ impl Got {
         let words = own.unwrap_or_else(|| proof::beginning(&String::from_utf8_lossy(bytes)));
         let sentence = format!("{place} answers {}: {words}", self.status.as_u16());
         let failed = |reason: Reason, hint: &str| Err(Error::new(reason, sentence.clone()).hint(hint));
+        // While it redeploys itself, what stands in front answers in its place: without the `detail` of the server.
+        let not_its_own = |error: Error| Error { gone: !is_own, ..error };
         match self.status.as_u16() {
             429 | 500 | 502 | 503 | 504 => {
                 let why = format!("{}{}", self.status, if words.is_empty() { String::new() } else { format!(": {words}") });
@@ -186,14 +188,8 @@ impl Got {
                 Ok(Answer::Away(Away { why, status: Some(self.status), may_have_arrived, pause }))
             }
             401 => failed(Reason::AuthMissing, "something in front of the server wants a login: the deployment's secret is not one"),
-            // While it redeploys itself, what stands in front answers in its place: without the `detail` of the server.
-            403..=405 if !is_own => {
-                let hint = if self.status == StatusCode::FORBIDDEN { MAY_WE } else { IS_IT_THERE };
-                let reason = if self.status == StatusCode::FORBIDDEN { Reason::AuthDenied } else { Reason::TargetInput };
-                Err(Error { gone: true, ..Error::new(reason, sentence.clone()) }.hint(hint))
-            }
-            403 => failed(Reason::AuthDenied, MAY_WE),
-            404 | 405 => failed(Reason::TargetInput, IS_IT_THERE),
+            403 => failed(Reason::AuthDenied, "may this runner reach the server from where it is?").map_err(not_its_own),
+            404 | 405 => failed(Reason::TargetInput, IS_IT_THERE).map_err(not_its_own),
             422 => failed(Reason::TargetInput, "the server does not take the request's shape: is it a CD server of another version?"),
             300..=399 => {
                 let to = self.location.map_or("another place".to_owned(), |location| proof::shown(&location));
@@ -206,7 +202,6 @@ impl Got {
     }
 }
 
-const MAY_WE: &str = "may this runner reach the server from where it is?";
 const IS_IT_THERE: &str = "is a CD server there? `url:` is the address without /app-deploy/";
 
 /// What FastAPI says: `detail` as a text, or a list of what is wrong where. Its `input` holds the secret and is left out.

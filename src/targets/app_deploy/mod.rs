@@ -41,7 +41,7 @@ pub async fn deploy(site: &Site<'_>, work: &Work, target: &AppDeploy) -> Result<
 /// What the proof says; without one, how the job of the delivery before ended.
 pub async fn runs(site: &Site<'_>, work: &Work, target: &AppDeploy) -> Result<Option<Settled>> {
     if let Some(proof) = &target.proof {
-        let said = proof::holds(site, &site.values(work), proof).await?;
+        let said = proof::holds(site, &site.values(&work.values), proof).await?;
         return Ok(said.map(|said| Settled::deployed(said, None)));
     }
     let Some(id) = job_of(site.memory.started().await) else { return Ok(None) };
@@ -149,7 +149,7 @@ impl Life for Deploy<'_> {
 
 impl<'a> Deploy<'a> {
     fn new(site: &'a Site<'a>, work: &Work, target: &'a AppDeploy) -> Result<Self> {
-        let values = site.values(work);
+        let values = site.values(&work.values);
         let api = Api::open(site, &values, target)?;
         Ok(Self { site, target, values, api, begun: site.world.clock.now() })
     }

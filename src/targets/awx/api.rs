@@ -2,7 +2,7 @@
 
 use crate::config::{Awx, AwxKind, NameOrId, template::Values};
 use crate::error::{Error, Reason, Result};
-use crate::targets::{Site, secret, unfilled};
+use crate::targets::{Site, secret};
 use crate::tools::http::{self, chain};
 use crate::tools::secret::Secret;
 use crate::tools::wait::Clock;
@@ -66,7 +66,7 @@ impl Answer {
 
 impl Api {
     pub fn open(site: &Site<'_>, values: &Values, awx: &Awx) -> Result<Self> {
-        let host = values.fill(&awx.host).map_err(|why| unfilled(site.step, why))?;
+        let host = site.fill(values, &awx.host)?;
         let host = site.world.detour.as_ref().map_or(host, |sandbox| format!("{sandbox}/awx"));
         let who = match (&awx.token, &awx.login) {
             (Some(token), _) => Who::Token(secret(site.world, &token.env, "the token of AWX")?),

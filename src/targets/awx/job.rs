@@ -5,7 +5,7 @@ use super::output::Heard;
 use super::{Launched, differences};
 use crate::config::{Awx, AwxKind, NameOrId, Output};
 use crate::error::{Error, Reason, Result};
-use crate::targets::{Settled, Site};
+use crate::targets::{Lost, Settled, Site};
 use crate::tools::wait::{Backoff, spoken};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -43,7 +43,7 @@ impl Job<'_> {
     pub(super) async fn follow(&self) -> Result<Answer> {
         let clock = &self.site.world.clock;
         let (begun, deadline) = (clock.now(), clock.now().saturating_add(self.awx.timeout.0));
-        let (mut heard, mut said, mut lost) = (Heard::default(), String::new(), 0);
+        let (mut heard, mut said, mut lost) = (Heard::default(), String::new(), Lost::at_most(PATIENCE));
         let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
         loop {
             let looked = async {
@@ -57,7 +57,7 @@ impl Job<'_> {
             };
             match looked {
                 Ok((answer, news)) => {
-                    lost = 0;
+                    lost.over();
                     let state = answer.text("/status").unwrap_or_default().to_owned();
                     if is_over(&state) {
                         self.rest(&mut heard).await;
@@ -71,10 +71,7 @@ impl Job<'_> {
                         pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
                     }
                 }
-                Err(error) if matches!(error.reason, Reason::TargetFailed) && lost < PATIENCE => {
-                    lost += 1;
-                    self.site.say(&format!("{}; asking again", error.sentence));
-                }
+                Err(error) if error.reason == Reason::TargetFailed => lost.bear(error, self.site)?,
                 Err(error) => return Err(error),
             }
             let left = deadline.saturating_sub(clock.now());

@@ -1,6 +1,6 @@
 //! AWX: launches a job or workflow template once, follows it to its end, and takes its word only for what it was told to do.
 
-use super::{Life, Settled, Site, Work, live, unfilled};
+use super::{Life, Settled, Site, Work, live};
 use crate::config::{Awx, AwxKind, NameOrId, OnCancel, Rollback, secret_of, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::world::World;
@@ -183,7 +183,7 @@ const PROMPT_HINT: &str = "switch `Prompt on launch` on for it in the template";
 
 impl<'a> Launch<'a> {
     fn new(site: &'a Site<'a>, work: &Work, awx: &'a Awx) -> Result<Self> {
-        let values = site.values(work);
+        let values = site.values(&work.values);
         let api = Api::open(site, &values, awx)?;
         let template = named(&values, site, &awx.template)?;
         Ok(Self { site, awx, values, api, paths: Paths::of(awx.kind), template })
@@ -194,7 +194,7 @@ impl<'a> Launch<'a> {
     }
 
     fn fill(&self, text: &str) -> Result<String> {
-        self.values.fill(text).map_err(|why| unfilled(self.site.step, why))
+        self.site.fill(&self.values, text)
     }
 
     fn optional(&self, text: Option<&str>) -> Result<Option<String>> {
@@ -214,7 +214,7 @@ impl<'a> Launch<'a> {
             for (name, value) in &awx.extra_vars {
                 let value = match secret_of(value) {
                     Some(env) => json!(super::secret(self.site.world, env, &format!("the secret {name} for AWX"))?.expose()),
-                    None => self.values.fill_json(value).map_err(|why| unfilled(self.site.step, why))?,
+                    None => self.site.fill_json(&self.values, value)?,
                 };
                 extra.insert(name.clone(), value);
             }
@@ -366,7 +366,7 @@ fn is_of(job: &Value, request: &Map<String, Value>) -> bool {
 fn named(values: &Values, site: &Site<'_>, name: &NameOrId) -> Result<NameOrId> {
     Ok(match name {
         NameOrId::Id(id) => NameOrId::Id(*id),
-        NameOrId::Name(name) => NameOrId::Name(values.fill(name).map_err(|why| unfilled(site.step, why))?),
+        NameOrId::Name(name) => NameOrId::Name(site.fill(values, name)?),
     })
 }
 

@@ -4,6 +4,7 @@ use super::place::{Deployment, Goal, Service, Stage};
 use super::tasks::{Cause, Proof, Wanted, prove};
 use super::{Before, Switch, Update, short};
 use crate::error::{Error, Reason, Result};
+use crate::targets::{AFTER_GOING_BACK, Lost};
 use crate::tools::wait::{Backoff, spoken};
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,7 +95,7 @@ impl Switch<'_> {
 
     async fn wait(&self, goal: &Goal, deadline: Duration) -> Result<End> {
         let clock = &self.site.world.clock;
-        let (begun, mut said, mut lost, mut stale) = (clock.now(), String::new(), 0, None);
+        let (begun, mut said, mut lost, mut stale) = (clock.now(), String::new(), Lost::at_most(PATIENCE), None);
         let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
         loop {
             let looked = tokio::select! {
@@ -107,13 +108,10 @@ impl Switch<'_> {
                 Ok((service, Stage::Failed)) => return Err(self.gave_up(&service, goal).await),
                 Ok((service, Stage::Taken)) => return Err(self.taken(&service, goal)),
                 Ok((service, Stage::Going)) => {
-                    lost = 0;
+                    lost.over();
                     self.progress(&service, &mut said);
                 }
-                Err(error) if error.reason == Reason::TargetFailed && lost < PATIENCE => {
-                    lost += 1;
-                    self.site.say(&format!("{}; asking again", error.sentence));
-                }
+                Err(error) if error.reason == Reason::TargetFailed => lost.bear(error, self.site)?,
                 Err(error) => return Err(error),
             }
             let left = deadline.saturating_sub(clock.now());
@@ -204,8 +202,7 @@ impl Switch<'_> {
                 let error = self.failure(cause, &what, Reason::TargetRolledBack);
                 let detail = std::iter::once(format!("cause: {}", error.reason)).filter(|_| error.reason != Reason::TargetRolledBack);
                 let detail = detail.chain(error.detail).collect();
-                Error { reason: Reason::TargetRolledBack, detail, ..error }
-                    .hint("mend the cause, then deliver a new commit, or run this again if the cause was outside")
+                Error { reason: Reason::TargetRolledBack, detail, ..error }.hint(AFTER_GOING_BACK)
             }
             Err(error) if error.reason == Reason::Cancelled => error,
             Err(error) => {

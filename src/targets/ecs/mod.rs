@@ -93,12 +93,12 @@ fn tasks_of(service: &Service) -> String {
 }
 
 fn optional(site: &Site<'_>, values: &Values, text: Option<&str>) -> Result<Option<String>> {
-    text.map(|text| values.fill(text).map_err(|why| unfilled(site.step, why))).transpose()
+    text.map(|text| site.fill(values, text)).transpose()
 }
 
 impl Place {
     async fn open(site: &Site<'_>, work: &Work, target: &Ecs, values: &Values) -> Result<Self> {
-        let fill = |text: &str| values.fill(text).map_err(|why| unfilled(site.step, why));
+        let fill = |text: &str| site.fill(values, text);
         let (cluster, name) = (fill(&target.cluster)?, fill(&target.service)?);
         Ok(Self { api: Api::open(site.world, &work.aws).await?, cluster, name })
     }
@@ -249,13 +249,13 @@ impl Life for Switch<'_> {
 
 impl<'a> Switch<'a> {
     async fn open(site: &'a Site<'a>, work: &Work, target: &'a Ecs) -> Result<Self> {
-        let values = site.values(work);
+        let values = site.values(&work.values);
         let place = Place::open(site, work, target, &values).await?;
         Ok(Self { site, target, place, values, image: site.image(work)? })
     }
 
     fn fill(&self, text: &str) -> Result<String> {
-        self.values.fill(text).map_err(|why| unfilled(self.site.step, why))
+        self.site.fill(&self.values, text)
     }
 
     fn load(&self, file: &str) -> Result<Definition> {

@@ -5,6 +5,7 @@ use super::{Before, Started, Switch, list, short, text};
 use crate::config::EcsTask;
 use crate::error::{Error, Reason, Result};
 use crate::registry::oci::digest_of;
+use crate::targets::Lost;
 use crate::tools::wait::{Backoff, spoken};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -136,7 +137,7 @@ impl Switch<'_> {
         let clock = &self.site.world.clock;
         let limit = self.target.run_task.as_ref().map_or(Duration::ZERO, |task| task.timeout.0);
         let (begun, deadline) = (clock.now(), clock.now().saturating_add(limit));
-        let (mut said, mut lost) = (String::new(), 0);
+        let (mut said, mut lost) = (String::new(), Lost::at_most(PATIENCE));
         let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
         let name = short(task);
         loop {
@@ -146,7 +147,7 @@ impl Switch<'_> {
             };
             match looked {
                 Ok(now) => {
-                    lost = 0;
+                    lost.over();
                     if let Some(end) = ended(&now, container) {
                         self.end_the_rest(&now).await;
                         return Ok(end);
@@ -156,10 +157,7 @@ impl Switch<'_> {
                         self.site.say(&format!("ECS task {name}: {said}"));
                     }
                 }
-                Err(error) if error.reason == Reason::TargetFailed && lost < PATIENCE => {
-                    lost += 1;
-                    self.site.say(&format!("{}; asking again", error.sentence));
-                }
+                Err(error) if error.reason == Reason::TargetFailed => lost.bear(error, self.site)?,
                 Err(error) => return Err(error),
             }
             let left = deadline.saturating_sub(clock.now());

@@ -39,7 +39,7 @@ impl Deploy<'_> {
         let mut body = json!({"name": app, "stack": "container"});
         let fields = [("region", &create.region), ("team", &create.team)];
         for (field, value) in fields.into_iter().filter_map(|(field, value)| Some((field, value.as_ref()?))) {
-            let value = self.values.fill(value).map_err(|why| crate::targets::unfilled(self.site.step, why))?;
+            let value = self.site.fill(&self.values, value)?;
             crate::targets::set(&mut body, &[field], json!(value));
         }
         let path = if create.team.is_some() { "/teams/apps" } else { "/apps" };
@@ -62,7 +62,7 @@ impl Deploy<'_> {
     pub(super) async fn couple(&self) -> Result<()> {
         let Work { app, target, .. } = self.work;
         let Some(wanted) = &target.pipeline else { return Ok(()) };
-        let name = self.values.fill(&wanted.name).map_err(|why| crate::targets::unfilled(self.site.step, why))?;
+        let name = self.site.fill(&self.values, &wanted.name)?;
         let pipeline = self.api.find(&format!("/pipelines/{name}")).await?.ok_or_else(|| {
             Error::new(Reason::TargetMissing, format!("there is no pipeline {name} on Heroku"))
                 .hint("heroku pipelines:create, or mend `pipeline:`")
@@ -98,7 +98,7 @@ impl Deploy<'_> {
     pub(super) async fn addons(&self) -> Result<()> {
         let app = &self.work.app;
         for addon in &self.work.target.addons {
-            let plan = self.values.fill(&addon.plan).map_err(|why| crate::targets::unfilled(self.site.step, why))?;
+            let plan = self.site.fill(&self.values, &addon.plan)?;
             let service = plan.split(':').next().unwrap_or_default().to_owned();
             let there = match self.addon(&service).await? {
                 Some(there) => there,

@@ -77,7 +77,7 @@ pub fn check(world: &World, target: &Target, work: &Work) -> Result<()> {
 
 /// Deploys, and proves that it runs.
 pub async fn deploy(site: &Site<'_>, target: &Target, work: &Work) -> Result<Settled> {
-    let deploy = Deploy::new(site, site.values(target), work)?;
+    let deploy = Deploy::new(site, site.values(&target.values), work)?;
     let outcome = live(&deploy, target.rollback, site.world).await;
     match outcome {
         Err(error) => Err(deploy.after_failure(error).await),
@@ -88,7 +88,7 @@ pub async fn deploy(site: &Site<'_>, target: &Target, work: &Work) -> Result<Set
 /// The proof that it runs already: the release that this delivery made is the app's, and its dynos are up.
 pub async fn runs(site: &Site<'_>, target: &Target, work: &Work) -> Result<Option<Settled>> {
     let Some(version) = release::version_in(site.memory.started().await.as_deref()) else { return Ok(None) };
-    let deploy = Deploy::new(site, site.values(target), work)?;
+    let deploy = Deploy::new(site, site.values(&target.values), work)?;
     let Some(release) = deploy.current().await?.filter(|release| release.version == version) else { return Ok(None) };
     let has = deploy.config_vars().await?;
     if vars::difference(&has, &vars::wanted(site, &deploy.values, &work.target.config)?).is_some() || !deploy.has_images().await? {
@@ -100,7 +100,7 @@ pub async fn runs(site: &Site<'_>, target: &Target, work: &Work) -> Result<Optio
 
 /// Whether the app is there, or can be made. Changes nothing.
 pub async fn look(site: &Site<'_>, target: &Target, work: &Work) -> Result<String> {
-    let deploy = Deploy::new(site, site.values(target), work)?;
+    let deploy = Deploy::new(site, site.values(&target.values), work)?;
     let app = &work.app;
     match (deploy.app().await?, &work.target.create) {
         (Some(_), _) => {

@@ -8,7 +8,7 @@ use super::api::{Api, Request, judge};
 use super::{release, rendezvous};
 use crate::config::{HerokuRun, OnCancel, TextOrSecret, template::Values};
 use crate::error::{Error, Reason, Result};
-use crate::targets::{STOP_LIMIT, Site, secret, unfilled};
+use crate::targets::{STOP_LIMIT, Site, secret};
 use crate::tools::wait::spoken;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -89,7 +89,7 @@ fn of_release(dyno: &Value, released: Option<u64>, said: String) -> Result<Strin
 
 /// Asks for the dyno. Right after an app was made, Heroku may refuse the first one with 409.
 async fn create(site: &Site<'_>, values: &Values, (api, run): (&Api<'_>, &HerokuRun)) -> Result<Value> {
-    let fill = |text: &str| values.fill(text).map_err(|why| unfilled(site.step, why));
+    let fill = |text: &str| site.fill(values, text);
     let words = run.command.iter().map(|word| Ok(quoted(&fill(word)?))).collect::<Result<Vec<_>>>()?;
     let mut env = serde_json::Map::new();
     for (name, value) in &run.env {

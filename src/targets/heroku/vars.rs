@@ -2,7 +2,7 @@
 
 use crate::config::{HerokuConfig, TextOrSecret, template::Values};
 use crate::error::{Error, Reason, Result};
-use crate::targets::{Site, secret, unfilled};
+use crate::targets::{Site, secret};
 use indexmap::IndexMap;
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ pub fn wanted(site: &Site<'_>, values: &Values, config: &HerokuConfig) -> Result
         for (name, value) in layer {
             let value = match value {
                 None => None,
-                Some(TextOrSecret::Text(text)) => Some(values.fill(text).map_err(|why| unfilled(site.step, why))?),
+                Some(TextOrSecret::Text(text)) => Some(site.fill(values, text)?),
                 Some(TextOrSecret::Secret(named)) => {
                     Some(secret(site.world, &named.env, &format!("the config var {name}"))?.expose().to_owned())
                 }

@@ -7,7 +7,7 @@ use super::{Cluster, Workload, rollout};
 use crate::config::{Gitops, GitopsEdit};
 use crate::error::{Error, Reason, Result};
 use crate::forge::files::{self, Elsewhere, Opened};
-use crate::targets::{Settled, unfilled};
+use crate::targets::Settled;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Edited {
     /// Reads the files: a key that is not there is known before anything is changed.
     pub async fn open(cluster: &Cluster<'_>, gitops: &Gitops) -> Result<Self> {
         let site = cluster.site;
-        let fill = |text: &str| cluster.values.fill(text).map_err(|why| unfilled(site.step, why));
+        let fill = |text: &str| site.fill(&cluster.values, text);
         let token = match &gitops.token {
             Some(token) => Some(crate::targets::secret(site.world, &token.env, "the token of the manifest repository")?),
             None => None,

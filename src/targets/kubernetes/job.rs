@@ -1,23 +1,21 @@
 //! Runs something to its end as a Job: a migration with the version's image, its output, and its true exit code.
 
 use super::connect::Reach;
+use super::job_log::{Follow, Heard};
 use super::manifest;
 use super::resource::{FIELD_MANAGER, bounded, resource};
 use super::{Workload, failure};
 use crate::config::{self, KubernetesJob, OnCancel, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::registry::Pushed;
-use crate::targets::{STOP_LIMIT, Site, set, unfilled};
+use crate::targets::{Lost, STOP_LIMIT, Site, set};
 use crate::tools::wait::spoken;
 use crate::version::slug;
-use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, Stream, StreamExt};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::Client;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
-use std::pin::Pin;
 use std::time::Duration;
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,12 +23,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const KEPT_SECONDS: u64 = 86_400;
 /// How long the pod of a failed Job is waited for, to learn its exit code.
 const POD_LAG: Duration = Duration::from_secs(10);
-const TAIL: usize = 20;
-/// How much is shown in all, in bytes.
-const SHOWN_LIMIT: usize = 8 * 1024 * 1024;
-/// The longest piece of a line, in bytes.
-const LINE_LIMIT: u64 = 64 * 1024;
-const LOG_LIMIT: Duration = Duration::from_secs(20);
 const PATIENCE: u32 = 20;
 
 /// What is run where, with all placeholders filled that are known before the images are.
@@ -54,8 +46,8 @@ impl Work {
     }
 }
 
-struct Runner<'a> {
-    site: &'a Site<'a>,
+pub(super) struct Runner<'a> {
+    pub(super) site: &'a Site<'a>,
     work: &'a Work,
     client: Client,
     image: &'a Pushed,
@@ -84,7 +76,7 @@ impl Runner<'_> {
         Api::namespaced(self.client.clone(), &self.work.namespace)
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(super) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.work.namespace)
     }
 
@@ -210,7 +202,7 @@ impl Runner<'_> {
     }
 
     fn manifest_in(&self, file: &str) -> Result<Value> {
-        let file = self.values.fill(file).map_err(|why| unfilled(self.site.step, why))?;
+        let file = self.site.fill(self.values, file)?;
         let console = &self.site.world.console;
         let manifests = manifest::load(self.site.folder, std::slice::from_ref(&file), self.values, &mut |odd| console.warning(&odd))?;
         match manifests.as_slice() {
@@ -220,7 +212,7 @@ impl Runner<'_> {
     }
 
     fn set_container(&self, job: &mut Value) -> Result<()> {
-        let fill = |text: &str| self.values.fill(text).map_err(|why| unfilled(self.site.step, why));
+        let fill = |text: &str| self.site.fill(self.values, text);
         let container = job
             .pointer_mut("/spec/template/spec/containers/0")
             .ok_or_else(|| Error::new(Reason::ConfigInvalid, "the Job has no container"))?;
@@ -248,8 +240,8 @@ impl Runner<'_> {
         let clock = &self.site.world.clock;
         let begun = clock.now();
         let deadline = begun.saturating_add(self.work.target.timeout.0);
-        let mut heard = Heard { marker: self.work.target.failure_marker.clone(), ..Heard::default() };
-        let (mut said, mut lost, mut next_look) = (String::new(), 0, begun);
+        let mut heard = Heard::watching(self.work.target.failure_marker.clone());
+        let (mut said, mut lost, mut next_look) = (String::new(), Lost::at_most(PATIENCE), begun);
         loop {
             tokio::select! {
                 line = heard.next() => heard.take(self, line),
@@ -257,15 +249,11 @@ impl Runner<'_> {
                     next_look = clock.now().saturating_add(LOOK);
                     match self.look(name, &mut heard, &mut said).await {
                         Ok(Some(job)) => return self.judge(name, &job, &mut heard, clock.now().saturating_sub(begun)).await,
-                        Ok(None) => lost = 0,
-                        Err(error) if error.reason == Reason::TargetFailed && lost < PATIENCE => {
-                            lost += 1;
-                            self.site.say(&format!("{}; asking again", error.sentence));
+                        Ok(None) => lost.over(),
+                        Err(error) if error.reason == Reason::TargetFailed => {
+                            lost.bear(error, self.site).map_err(|error| given_up(name, &heard, error))?;
                         }
-                        Err(error) if error.gone => {
-                            return Err(Error::new(Reason::TargetMissing, format!("job/{name} was deleted while it ran")));
-                        }
-                        Err(error) => return Err(Error { detail: heard.tail(), ..error }),
+                        Err(error) => return Err(given_up(name, &heard, error)),
                     }
                     if clock.now() >= deadline {
                         let sentence = format!("job/{name} did not end within {}: {said}", self.work.target.timeout);
@@ -379,6 +367,14 @@ impl Runner<'_> {
 }
 
 /// Reason and message of a condition that is true.
+/// A look that failed for good, with what was heard until then.
+fn given_up(name: &str, heard: &Heard, error: Error) -> Error {
+    if error.gone {
+        return Error::new(Reason::TargetMissing, format!("job/{name} was deleted while it ran"));
+    }
+    Error { detail: heard.tail(), ..error }
+}
+
 fn condition(job: &Job, kind: &str) -> Option<(String, String)> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
     let found = conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
@@ -386,7 +382,7 @@ fn condition(job: &Job, kind: &str) -> Option<(String, String)> {
 }
 
 /// The status of the first container of the specification: statuses are sorted by name.
-fn status_of(pod: &Pod) -> Option<&ContainerStatus> {
+pub(super) fn status_of(pod: &Pod) -> Option<&ContainerStatus> {
     let name = &pod.spec.as_ref()?.containers.first()?.name;
     pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|status| status.name == *name)
 }
@@ -416,108 +412,4 @@ fn stuck(name: &str, pod: &Pod) -> Option<Error> {
         _passing => return None,
     };
     Some(Error::new(reason, format!("job/{name} cannot begin: {message}")))
-}
-
-type Lines = Pin<Box<dyn Stream<Item = std::io::Result<String>> + Send>>;
-
-/// Lines, whatever bytes they are made of; one that is too long comes in pieces.
-fn lines(stream: impl AsyncBufRead + Send + 'static) -> impl Stream<Item = std::io::Result<String>> + Send {
-    futures::stream::unfold(Some(Box::pin(stream)), |stream| async move {
-        let mut stream = stream?;
-        let mut line = Vec::new();
-        match (&mut stream).take(LINE_LIMIT).read_until(b'\n', &mut line).await {
-            Ok(0) => None,
-            Ok(_) => Some((Ok(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()), Some(stream))),
-            Err(error) => Some((Err(error), None)),
-        }
-    })
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Follow {
-    Yes,
-    No,
-}
-
-/// What a pod said so far.
-#[derive(Default)]
-struct Heard {
-    marker: Option<String>,
-    marked: bool,
-    stream: Option<Lines>,
-    /// Whether the log was read to its end after the pod had ended.
-    ended: bool,
-    /// How many lines were heard, and how many of them a new stream will repeat.
-    lines: usize,
-    repeated: usize,
-    shown: usize,
-    tail: VecDeque<String>,
-}
-
-impl Heard {
-    /// The log from its beginning: what was heard already is left out. Best effort: the exit code decides.
-    async fn open(&mut self, runner: &Runner<'_>, pod: &Pod, follow: Follow) {
-        let name = pod.metadata.name.clone().unwrap_or_default();
-        let container = status_of(pod).map(|status| status.name.clone());
-        let params = LogParams { container, follow: follow == Follow::Yes, ..LogParams::default() };
-        let opened = tokio::time::timeout(LOG_LIMIT, runner.pods().log_stream(&name, &params)).await;
-        if let Ok(Ok(stream)) = opened {
-            self.repeated = self.lines;
-            self.stream = Some(Box::pin(lines(stream)));
-        }
-    }
-
-    /// The next line; never, while no log is open.
-    async fn next(&mut self) -> Option<std::io::Result<String>> {
-        match &mut self.stream {
-            Some(stream) => stream.next().await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn take(&mut self, runner: &Runner<'_>, line: Option<std::io::Result<String>>) {
-        match line {
-            Some(Ok(_)) if self.repeated > 0 => self.repeated -= 1,
-            Some(Ok(line)) => self.line(runner, &line),
-            // It ended, or was cut off: the next look opens it again.
-            Some(Err(_)) => self.stream = None,
-            None => (self.stream, self.ended) = (None, true),
-        }
-    }
-
-    /// What is left once the pod has ended.
-    async fn rest(&mut self, runner: &Runner<'_>, pod: &Pod) {
-        self.ended = false;
-        let read = async {
-            self.open(runner, pod, Follow::No).await;
-            while self.stream.is_some() {
-                let line = self.next().await;
-                self.take(runner, line);
-            }
-        };
-        let _too_slow = tokio::time::timeout(LOG_LIMIT, read).await;
-    }
-
-    fn line(&mut self, runner: &Runner<'_>, line: &str) {
-        self.lines += 1;
-        self.marked |= self.marker.as_ref().is_some_and(|marker| line.contains(marker.as_str()));
-        if self.tail.len() == TAIL {
-            self.tail.pop_front();
-        }
-        self.tail.push_back(line.chars().take(1000).collect());
-        let before = self.shown;
-        self.shown = before.saturating_add(line.len() + 1);
-        if self.shown <= SHOWN_LIMIT {
-            runner.site.world.console.relay("job", line);
-        } else if before <= SHOWN_LIMIT {
-            runner.site.say("the rest of the job's output is not shown here");
-        }
-    }
-
-    fn tail(&self) -> Vec<String> {
-        if self.tail.is_empty() {
-            return Vec::new();
-        }
-        std::iter::once("last lines of the job:".to_owned()).chain(self.tail.iter().map(|line| format!("  {line}"))).collect()
-    }
 }

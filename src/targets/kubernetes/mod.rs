@@ -16,6 +16,7 @@ pub(crate) mod connect;
 pub mod edit;
 mod gitops;
 pub mod job;
+mod job_log;
 pub mod manifest;
 pub(crate) mod may;
 mod resource;
@@ -131,7 +132,7 @@ pub fn check(world: &World, folder: &Path, work: &super::Work, kubernetes: &Work
 
 async fn reach<'a>(site: &'a Site<'a>, work: &super::Work, kubernetes: &'a Work) -> Result<Cluster<'a>> {
     let client = client(site.world, &kubernetes.reach(), kubernetes.target.timeout.0).await?;
-    let (image, values) = (site.image(work)?, site.values(work));
+    let (image, values) = (site.image(work)?, site.values(&work.values));
     Ok(Cluster { site, world: site.world, work: kubernetes, client, image, rollback: work.rollback, values })
 }
 

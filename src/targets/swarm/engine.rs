@@ -5,7 +5,7 @@
 use crate::config::Swarm;
 use crate::error::{Error, Reason, Result};
 use crate::steps::endpoint::Endpoint;
-use crate::targets::{Site, secret, unfilled};
+use crate::targets::{Site, secret};
 use crate::tools::http::chain;
 use crate::tools::process::Background;
 use crate::tools::secret::Secret;
@@ -61,7 +61,7 @@ impl Manager {
             let endpoint = Endpoint::of(&site.world.vars)?;
             return Ok(Self { endpoint, place: "the engine at hand".into(), _folder: None, _tunnel: None });
         };
-        let host = values.fill(host).map_err(|why| unfilled(site.step, why))?;
+        let host = site.fill(values, host)?;
         if let Some(address) = site.world.detour.as_ref().and_then(|sandbox| sandbox.strip_prefix("http://")) {
             let endpoint = Endpoint::Tcp(address.to_owned());
             return Ok(Self { endpoint, place: host, _folder: None, _tunnel: None });

@@ -2,6 +2,7 @@
 
 use super::{Change, Services, rolled_back, tasks};
 use crate::error::{Error, Reason, Result};
+use crate::targets::Lost;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tasks::Task;
@@ -59,20 +60,17 @@ impl Services<'_> {
     /// Follows one service until its tasks run the image, a failure is certain, or the deadline.
     pub(super) async fn follow(&self, change: &Change, deadline: Duration) -> Result<String> {
         let (clock, cancel) = (&self.site.world.clock, &self.site.world.cancel);
-        let (mut said, mut lost, mut last) = (String::new(), 0, Vec::new());
+        let (mut said, mut lost, mut last) = (String::new(), Lost::at_most(PATIENCE), Vec::new());
         loop {
             let moment = tokio::select! {
                 moment = self.moment(change) => moment,
                 () = cancel.cancelled() => return Err(cancelled(change, &said)),
             };
             match moment {
-                Err(error) if error.reason == Reason::TargetFailed && lost < PATIENCE => {
-                    lost += 1;
-                    self.site.say(&format!("{}; asking again", error.sentence));
-                }
+                Err(error) if error.reason == Reason::TargetFailed => lost.bear(error, self.site)?,
                 Err(error) => return Err(error),
                 Ok(moment) => {
-                    lost = 0;
+                    lost.over();
                     if let Some(ids) = self.judge(change, &moment, deadline).await? {
                         if ids == last {
                             return self.verify(change, &moment).await; // the same tasks at two looks

@@ -69,11 +69,11 @@ pub async fn runs(site: &Site<'_>, work: &Work, swarm: &Swarm) -> Result<Option<
 
 /// Whether the engine is a manager that has the services. Changes nothing.
 pub async fn look(site: &Site<'_>, work: &Work, swarm: &Swarm) -> Result<String> {
-    let manager = Manager::open(site, &site.values(work), swarm).await?;
+    let manager = Manager::open(site, &site.values(&work.values), swarm).await?;
     own_node(&manager).await?;
     let mut names = Vec::new();
     for name in &swarm.services {
-        let name = work.values.fill(name).map_err(|why| super::unfilled(site.step, why))?;
+        let name = site.fill(&work.values, name)?;
         find(&manager, &name, true).await?;
         names.push(name);
     }
@@ -261,7 +261,7 @@ impl Life for Services<'_> {
 impl<'a> Services<'a> {
     async fn open(site: &'a Site<'a>, work: &Work, swarm: &'a Swarm) -> Result<Self> {
         let image = site.image(work)?;
-        let values = site.values(work);
+        let values = site.values(&work.values);
         let manager = Manager::open(site, &values, swarm).await?;
         let own_node = own_node(&manager).await?;
         let store = Store::open(site.world, &image.repository, work.aws.role.clone()).await?;
@@ -270,7 +270,7 @@ impl<'a> Services<'a> {
     }
 
     fn fill(&self, text: &str) -> Result<String> {
-        self.values.fill(text).map_err(|why| super::unfilled(self.site.step, why))
+        self.site.fill(&self.values, text)
     }
 
     async fn find(&self, name: &str, listed: bool) -> Result<Found> {
