@@ -192,7 +192,11 @@ impl Runner<'_> {
                     ended.insert(step.id.clone());
                 }
             }
-            let Some((step, length, answer)) = self.next(&mut running).await? else { break };
+            let (step, length, answer) = match self.next(&mut running).await {
+                Ok(Some(ended)) => ended,
+                Ok(None) => break,
+                Err(end) => return Err(ended_after(failure, end)),
+            };
             ended.insert(step.id.clone());
             let fails = answer.is_err();
             if let Err(error) = self.note(report, step, length, answer) {
@@ -456,6 +460,20 @@ impl Runner<'_> {
                 note
             }
         }
+    }
+}
+
+/// The end of a run in which a step had failed before: nothing that the step said gets lost.
+fn ended_after(failure: Option<Error>, mut end: Error) -> Error {
+    match failure {
+        // It saw the cancelling first, and says where it stopped.
+        Some(failure) if failure.reason == end.reason => failure,
+        Some(failure) => {
+            end.detail.push(failure.sentence);
+            end.detail.extend(failure.detail);
+            end
+        }
+        None => end,
     }
 }
 

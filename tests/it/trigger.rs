@@ -331,6 +331,14 @@ fn time_and_cancel_end_what_was_started_or_leave_it() {
     going.signal("-TERM");
     let said = going.ends(143);
     assert!(said.contains("run 500 of acme/e2e is being cancelled") && runs(&world)[0].cancelled, "{said}");
+    // What failed before the cancelling is said too.
+    let missing = GITHUB.replace("e2e.yml", "none.yml");
+    let mut world = trigger(&format!("{}\n      - {missing}", GITHUB.replace("timeout: 5s", "timeout: 10m")));
+    world.sandbox.with(|outside| outside.downstream.end = Some(String::new()));
+    let going = world.pushed().run_until(&["run"], "✗ trigger.github.2");
+    going.signal("-TERM");
+    let said = going.ends(143);
+    assert!(said.contains("acme/e2e has no workflow \"none.yml\""), "{said}");
 }
 
 const EVENT: &str = "github: {repository: acme/e2e, event: update-manifest, payload: {sha: \"{sha}\", images: [{name: app, digest: \"{digest.app}\"}], dry: false}, token: {env: STORY_GITHUB}}";
