@@ -7,6 +7,7 @@ use crate::delivery::{Asked, parse_set};
 use crate::doctor;
 use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
+use crate::gates::{Gate, Override};
 use crate::inputs::Inputs;
 use crate::rehearse::Rehearsal;
 use crate::vars::Vars;
@@ -37,6 +38,8 @@ pub enum Command {
     PrClosed(Delivery),
     /// Deploy a version by hand, on any environment
     Deploy(Deploy),
+    /// Go back to the last good version of an environment
+    Rollback(Rollback),
     /// Show what would happen, as a plan with a hash; changes nothing
     Plan(About),
     /// Say what happened, what follows, and why; opens no connection
@@ -57,6 +60,8 @@ pub enum Command {
     /// Who holds the lease of an environment; take it or let go of it by hand
     #[command(subcommand)]
     Lock(commands::lock::Lock),
+    /// Keep an image from being deployed again, whoever asks; without a name, show what is kept so
+    Quarantine(commands::quarantine::Args),
     /// Run everything in a sandbox in this process; no account needed
     Rehearse(Rehearse),
     /// Print the JSON Schema of tidegate.yml
@@ -93,6 +98,12 @@ pub struct Delivery {
     /// How long to wait for the lease of the environment
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = commands::drain::span)]
     lock_timeout: Span,
+    /// A gate to lift for this run, by hand and with a reason; may be given several times
+    #[arg(long = "override", value_name = "GATE", value_enum)]
+    lifted: Vec<Gate>,
+    /// Why the gate is lifted, for those who ask later
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     facts: FactFlags,
 }
@@ -122,12 +133,28 @@ pub struct Deploy {
     pub delivery: Delivery,
 }
 
+/// `rollback`.
+#[derive(Clone, Debug, Args)]
+pub struct Rollback {
+    /// The environment's key in tidegate.yml
+    #[arg(value_name = "ENV")]
+    environment: String,
+    /// The version to go back to (default: the last good one before what runs)
+    #[arg(long, value_name = "VERSION")]
+    to: Option<String>,
+    #[command(flatten)]
+    pub delivery: Delivery,
+}
+
 /// `plan` and `explain`: about the CI event, or about what is named.
 #[derive(Clone, Debug, Args)]
 pub struct About {
-    /// merge, release, pr-opened, pr-closed, or deploy ENV VERSION (default: the CI event)
+    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, or rollback ENV (default: the CI event)
     #[arg(value_name = "EVENT", num_args = 0..=3)]
     about: Vec<String>,
+    /// The version to go back to, with `rollback ENV`
+    #[arg(long, value_name = "VERSION")]
+    to: Option<String>,
     #[command(flatten)]
     pub delivery: Delivery,
 }
@@ -163,7 +190,24 @@ impl Delivery {
         let mut set = parse_set(&inputs.lines("set"))?;
         set.extend(parse_set(&self.set)?); // the later one wins: flags over inputs
         let config = self.file.config.clone().or_else(|| inputs.path("config"));
-        Ok(Asked { request, config, set, facts: self.facts.clone(), lock_timeout: self.lock_timeout.0 })
+        let lifted = Override::parse(self.lifted(&inputs)?, self.reason.clone().or_else(|| inputs.text("reason").map(str::to_owned)))?;
+        Ok(Asked { request, config, set, facts: self.facts.clone(), lock_timeout: self.lock_timeout.0, lifted })
+    }
+
+    /// The gates of the flags, or of the step's input: one on each line, or with commas.
+    fn lifted(&self, inputs: &Inputs<'_>) -> Result<Vec<Gate>> {
+        if !self.lifted.is_empty() {
+            return Ok(self.lifted.clone());
+        }
+        let words = inputs.lines("override");
+        let words = words.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|word| !word.is_empty());
+        let gate = |word: &str| {
+            Gate::from_str(word, false).map_err(|_unknown| {
+                Error::new(Reason::InputInvalid, format!("the input `override` is {word:?}, which is no gate"))
+                    .hint("write after, drain, freeze or migration")
+            })
+        };
+        words.map(gate).collect()
     }
 }
 
@@ -199,6 +243,14 @@ impl Deploy {
     }
 }
 
+impl Rollback {
+    /// The request.
+    pub fn asked(&self, vars: &Vars) -> Result<Asked> {
+        let request = Request::Rollback { environment: self.environment.clone(), to: self.to.clone() };
+        self.delivery.asked(request, vars)
+    }
+}
+
 impl About {
     /// The request that is asked about.
     pub fn asked(&self, vars: &Vars) -> Result<Asked> {
@@ -213,12 +265,12 @@ impl About {
             ["release"] => Request::Release,
             ["pr-opened"] => Request::PrOpened,
             ["pr-closed"] => Request::PrClosed,
+            ["rollback", environment] => Request::Rollback { environment: (*environment).into(), to: self.to.clone() },
             ["deploy", environment, version] => Request::Deploy { environment: (*environment).into(), version: (*version).into() },
             other => {
                 let sentence = format!("{:?} is not an event", other.join(" "));
-                return Err(
-                    Error::new(Reason::InputInvalid, sentence).hint("write merge, release, pr-opened, pr-closed, or deploy ENV VERSION")
-                );
+                return Err(Error::new(Reason::InputInvalid, sentence)
+                    .hint("write merge, release, pr-opened, pr-closed, deploy ENV VERSION, or rollback ENV"));
             }
         };
         self.delivery.asked(request, vars)

@@ -6,6 +6,7 @@ use crate::context::{self, Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{self, Event, FactFlags, Provider};
 use crate::forge::Forge;
+use crate::gates::Override;
 use crate::gather;
 use crate::inputs::Inputs;
 use crate::plan::{self, Lock, Plan, Work};
@@ -30,6 +31,8 @@ pub struct Asked {
     pub facts: FactFlags,
     /// How long to wait for the lease.
     pub lock_timeout: Duration,
+    /// Gates that a person lifts.
+    pub lifted: Override,
 }
 
 /// Everything that is decided before anything is done.
@@ -94,17 +97,24 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
         event.settle_default_branch();
     }
     // Only what will be acted on is asked about: most events end here, without a connection.
-    let expected = context::decide(&event, &loaded, &asked.request, &variables, &gather::assume(&event, &asked.request));
+    let expected = context::decide(&event, &loaded, &asked.request, &variables, &gather::assume(&event, asked));
     let asks_ancestry =
         |decision: &Decision| !event.tag.as_deref().is_some_and(|tag| context::is_claimed_by_pattern(&loaded.config, decision, tag));
     let ancestry = expected.as_ref().map_or(true, asks_ancestry);
+    let store = Store::of(world, &loaded.config, &loaded.folder, &forge)?;
     let facts = match expected {
-        Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) => gather::assume(&event, &asked.request),
-        Ok(_) | Err(_) => gather::gather(&mut event, &asked.request, (&checkout, &forge), ancestry).await?,
+        Err(error) if matches!(asked.request, Request::Rollback { .. }) => return Err(error), // there is nothing to look up for it
+        Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) => gather::assume(&event, asked),
+        Ok(_) | Err(_) => {
+            let mut facts = gather::gather(&mut event, asked, (&checkout, &forge), ancestry).await?;
+            if let Request::Rollback { environment, to } = &asked.request {
+                facts.back = Some(gather::back(&store, &loaded.config.project, environment, to.as_deref()).await?);
+            }
+            facts
+        }
     };
     let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
     let mut plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
-    let store = Store::of(world, &loaded.config, &loaded.folder, &forge)?;
     let key = Key::new(&loaded.config.project, &plan.display_environment);
     if plan.steps.iter().any(|step| matches!(step.work, Work::Lock | Work::Tags(_))) {
         plan.lock = Some(Lock { key: key.to_string(), scope: store.scope.clone(), store: store.kind() });
@@ -128,6 +138,7 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
         Work::Lock
         | Work::Tags(_)
         | Work::Record
+        | Work::After(_)
         | Work::Image(_)
         | Work::Migrate(_)
         | Work::Trigger(_)

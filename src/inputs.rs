@@ -9,10 +9,12 @@ use crate::vars::Vars;
 use std::path::PathBuf;
 
 /// Every input, as `action.yml` declares it.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 16] = [
     "command",
     "environment",
     "version",
+    "override",
+    "reason",
     "config",
     "token",
     "set",
@@ -27,15 +29,16 @@ pub const NAMES: [&str; 14] = [
 ];
 
 /// Commands that deliver.
-const RUNS: [&str; 6] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy"];
+const RUNS: [&str; 7] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy", "rollback"];
 /// All commands that make sense as a step.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "merge",
     "release",
     "pr-opened",
     "pr-closed",
     "deploy",
+    "rollback",
     "plan",
     "explain",
     "check",
@@ -43,6 +46,7 @@ const COMMANDS: [&str; 14] = [
     "drain",
     "trigger",
     "status",
+    "quarantine",
     "rehearse",
 ];
 
@@ -179,6 +183,15 @@ impl<'a> Inputs<'a> {
                         .hint("with: {command: deploy, environment: production, version: 1.4.2}")
                 })?);
             }
+        }
+        if command == "rollback" {
+            line.extend(self.text("version").into_iter().flat_map(|version| ["--to".to_owned(), version.to_owned()]));
+            line.push("--".to_owned());
+            line.push(self.text("environment").map(str::to_owned).ok_or_else(|| {
+                Error::new(Reason::InputInvalid, "the input `environment` is empty, and `command: rollback` needs it").hint(
+                    "with: {command: rollback, environment: production}; `version` names the one to go back to, if not the last good one",
+                )
+            })?);
         }
         Ok(Some(line))
     }

@@ -114,6 +114,8 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::PrOpened(_)
         | Command::PrClosed(_)
         | Command::Deploy(_)
+        | Command::Rollback(_)
+        | Command::Quarantine(_)
         | Command::Plan(_)
         | Command::Drain(_)
         | Command::Init(_)
@@ -142,6 +144,8 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
         Command::PrOpened(args) => deliver(&world, args, args.asked(Request::PrOpened, &world.vars)).await,
         Command::PrClosed(args) => deliver(&world, args, args.asked(Request::PrClosed, &world.vars)).await,
         Command::Deploy(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
+        Command::Rollback(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
+        Command::Quarantine(args) => commands::quarantine::run(&world, args).await.and_then(print_some),
         Command::Plan(about) => {
             let plan = commands::plan::plan(&world, &about.asked(&world.vars)?).await?;
             match about.delivery.format {

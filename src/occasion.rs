@@ -11,6 +11,7 @@ pub(crate) enum Occasion {
     Tag { tag: String, prerelease: bool },
     PullRequest { open: bool },
     Manual { environment: String, version: Option<String> },
+    Rollback { environment: String },
 }
 
 /// Reasons to stop before any environment is asked.
@@ -47,6 +48,7 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
         Request::Deploy { environment, version } => {
             Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
         }
+        Request::Rollback { environment, .. } => Ok(Occasion::Rollback { environment: environment.clone() }),
     }
 }
 

@@ -24,20 +24,11 @@ pub fn explain(asked: &Asked, vars: &Vars) -> Result<Explanation> {
     let (provider, event) = asked.event(vars)?;
     let loaded = config::load(asked.config.as_deref())?;
     let variables = Variables::resolve(&loaded.config, &asked.set, vars)?;
-    let facts = gather::assume(&event, &asked.request);
+    let facts = gather::assume(&event, asked);
     let decision = match context::decide(&event, &loaded, &asked.request, &variables, &facts) {
         Ok(decision) => decision,
         // `explain` answers whatever it finds: what would stop a run is its answer.
-        Err(error) => Decision {
-            outcome: context::Outcome::Refuse,
-            reason: error.reason,
-            environment: None,
-            version: None,
-            commit: None,
-            sentence: error.to_string(),
-            rulings: Vec::new(),
-            by_hand: false,
-        },
+        Err(error) => Decision::none(context::Outcome::Refuse, error.reason, error.to_string()),
     };
     Ok(Explanation { provider, event, decision, assumed: facts.assumed })
 }

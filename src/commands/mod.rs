@@ -7,6 +7,7 @@ pub mod init;
 pub mod lock;
 pub mod place;
 pub mod plan;
+pub mod quarantine;
 pub mod schema;
 pub mod status;
 pub mod trigger;

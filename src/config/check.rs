@@ -130,9 +130,7 @@ impl Checker<'_> {
         if let Some(condition) = &rules.r#if {
             self.variable_named(&format!("{path}.if.var"), &condition.var);
         }
-        if let Some(after) = &rules.after {
-            self.environment_named(&format!("{path}.after"), after);
-        }
+        self.promotion(&path, name, rules);
         if let Some(preview) = &rules.name {
             self.placeholders(&format!("{path}.name"), preview);
             if rules.is_preview() && !template::names(preview).iter().any(|name| name == "pr") {
@@ -155,6 +153,39 @@ impl Checker<'_> {
         }
         for (index, trigger) in rules.trigger.iter().enumerate() {
             self.trigger(&format!("{path}.trigger[{index}]"), trigger);
+        }
+    }
+
+    /// `after`, `soak` and `freeze`.
+    fn promotion(&mut self, path: &str, name: &str, rules: &Environment) {
+        if let Some(after) = &rules.after {
+            let at = format!("{path}.after");
+            self.environment_named(&at, after);
+            let before = |name: &str| self.config.environments.get(name).and_then(|rules| rules.after.clone());
+            let mut chain = std::iter::successors(Some(after.clone()), |name| before(name)).take(self.config.environments.len());
+            let circular = chain.any(|before| before == name);
+            if circular {
+                self.report(
+                    &at,
+                    format!("{name} comes after itself, so nothing could ever be deployed to it"),
+                    "name the environment before it",
+                );
+            } else if self.config.environments.get(after).is_some_and(Environment::is_preview) {
+                self.report(&at, format!("{after} is made by pull requests: no release succeeds there"), "name an environment that stays");
+            } else if self.config.environments.get(after).is_some_and(|rules| rules.deploy.is_empty() && rules.trigger.is_empty()) {
+                self.report(&at, format!("nothing is deployed to {after}, so there are no records of success"), "name one with `deploy:`");
+            }
+        } else if rules.soak.is_some() {
+            self.report(
+                &format!("{path}.soak"),
+                "it has to run somewhere for so long, and it is not said where",
+                "add `after: ENVIRONMENT`",
+            );
+        }
+        for (index, freeze) in rules.freeze.iter().enumerate() {
+            if let Err(wrong) = crate::gates::freeze::Window::parse(freeze) {
+                self.report(&format!("{path}.freeze[{index}].{}", wrong.0), wrong.1, wrong.2);
+            }
         }
     }
 

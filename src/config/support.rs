@@ -36,9 +36,6 @@ pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<
 fn in_environment(rules: &Environment) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut add = |present: bool, key: &str| found.extend(present.then(|| key.to_owned()));
-    add(rules.after.is_some(), "after");
-    add(rules.soak.is_some(), "soak");
-    add(!rules.freeze.is_empty(), "freeze");
     add(rules.backup.is_some(), "backup");
     add(!rules.verify.is_empty(), "verify");
     add(!rules.notify.is_empty(), "notify");

@@ -174,14 +174,11 @@ fn plan_of(place: &Place, variables: &Variables, name: &str) -> Result<Plan> {
     let version = Version::parse("0.0.0-doctor")?;
     let commit = event.sha.clone().or_else(|| Some("0".repeat(40)));
     let decision = Decision {
-        outcome: Outcome::Deploy,
-        reason: Reason::Planned,
         environment: Some(name.to_owned()),
         version: Some(version),
         commit,
-        sentence: String::new(),
-        rulings: Vec::new(),
         by_hand: !config.environments.get(name).is_some_and(config::Environment::is_preview), // a preview has a branch
+        ..Decision::none(Outcome::Deploy, Reason::Planned, String::new())
     };
     let request = Request::Deploy { environment: name.to_owned(), version: "0.0.0-doctor".into() };
     plan::plan(&event, &place.loaded, &request, &decision, variables)

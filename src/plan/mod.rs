@@ -4,6 +4,7 @@ use crate::config::{self, Loaded};
 use crate::context::{Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind};
+use crate::gates::after::After;
 use crate::registry::Repository;
 use crate::targets;
 use crate::variables::{self, Variables};
@@ -45,6 +46,9 @@ pub struct Plan {
     /// Targets and pipelines elsewhere whose `if:` is not met in this run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// Gates that a person lifted, with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lifted: Vec<String>,
     /// What can be foreseen to go wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -63,6 +67,9 @@ pub struct Plan {
     /// Whether something of this environment runs anywhere.
     #[serde(skip)]
     pub has_targets: bool,
+    /// Whether it goes back to what ran before.
+    #[serde(skip)]
+    pub is_back: bool,
     /// What happens to the other targets when one fails.
     #[serde(skip)]
     pub on_partial: config::OnPartial,
@@ -111,6 +118,9 @@ pub struct PlannedImage {
     /// Further repositories that get the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<String>,
+    /// The very image, where the records of the environment name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// How it comes to be.
     pub action: Action,
     /// Everything that a build needs.
@@ -151,6 +161,8 @@ pub struct Build {
     pub checked_out: Option<String>,
     /// The version.
     pub version: Version,
+    /// The environment where it must have succeeded before: then it is never built for this one.
+    pub after: Option<String>,
 }
 
 /// A gate of the plan.
@@ -187,6 +199,8 @@ pub enum Work {
     Record,
     /// Make sure the image is in its registry; the index into `images`.
     Image(usize),
+    /// See that the same images succeeded elsewhere before.
+    After(After),
     /// Wait until queues are quiet.
     Drain(DrainWork),
     /// Run a migration.
@@ -271,6 +285,8 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         version: decision.version.as_ref().map(Version::to_string),
         commit: decision.commit.clone(),
         display_environment: decision.environment.clone().unwrap_or_default(),
+        is_back: matches!(request, Request::Rollback { .. }),
+        lifted: decision.lifted.clone(),
         ..Plan::empty(decision.outcome, decision.reason, decision.sentence.clone())
     };
     if let Some((name, rules)) = decision.environment.as_ref().and_then(|name| config.environments.get_key_value(name)) {
@@ -286,6 +302,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,
             (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
             (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
+            (_, Request::Rollback { .. }, _) => builder.rolled_back()?,
             (_, Request::Deploy { .. } | Request::Event | Request::PrClosed, _) => builder.deployed_by_hand()?,
         }
     }
@@ -326,12 +343,14 @@ impl Plan {
             lock: None,
             rollback: None,
             left_out: Vec::new(),
+            lifted: Vec::new(),
             warnings: Vec::new(),
             sentence,
             commit: None,
             display_environment: String::new(),
             is_preview: false,
             has_targets: false,
+            is_back: false,
             on_partial: config::OnPartial::Stop,
         }
     }

@@ -5,6 +5,7 @@ use crate::config::{self, Config, Dockerfile, Environment, Gate, Loaded, Promote
 use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
+use crate::gates::{self, after::After};
 use crate::registry::Repository;
 use crate::version::{Version, check_image_tag};
 
@@ -57,6 +58,14 @@ impl Builder<'_> {
         self.gates()?;
         self.switch()
     }
+
+    /// The images are those of the record, aliases stay, and the database is not migrated back.
+    pub(super) fn rolled_back(&mut self) -> Result<()> {
+        self.images(Action::Reuse)?;
+        self.begin();
+        self.gates()?;
+        self.switch()
+    }
 }
 
 /// The parts of recipes.
@@ -84,6 +93,7 @@ impl Builder<'_> {
 
     /// The images are there: from here on only one run goes on. The lease is not held for the length of a build.
     fn begin(&mut self) {
+        self.after();
         let images = self.step_ids();
         // A pipeline elsewhere is started once, like a deploy: it needs the lease and the record too.
         let triggers = self.rules.trigger.iter().any(|trigger| self.is_met(trigger.condition()));
@@ -104,6 +114,32 @@ impl Builder<'_> {
             let title = format!("write down that {} is delivered", self.plan.version.as_deref().unwrap_or_default());
             self.step("record", title, self.step_ids(), Work::Record);
         }
+    }
+
+    /// The same images must have succeeded elsewhere, unless a person lifts that, or they ran here before.
+    fn after(&mut self) {
+        let Some(environment) = self.rules.after.clone().filter(|_| !self.plan.is_back) else { return };
+        if self.lifts(gates::Gate::After) {
+            return;
+        }
+        let soak = self.rules.soak.as_ref().map(|soak| soak.0);
+        let how = self.rules.soak.as_ref().map(|soak| format!(", and ran there for {soak}")).unwrap_or_default();
+        let detail = format!("the same images succeeded on {environment}{how}");
+        self.plan.gates.push(PlannedGate { id: "after".into(), detail: detail.clone() });
+        let images = self.step_ids();
+        self.step("after", format!("see that {detail}"), images, Work::After(After { environment, soak }));
+    }
+
+    /// Whether a person lifts this gate in this run. What was lifted although it is not there is no news.
+    fn lifts(&mut self, gate: gates::Gate) -> bool {
+        let name = match gate {
+            gates::Gate::After => "after",
+            gates::Gate::Drain => "drain",
+            gates::Gate::Freeze | gates::Gate::Migration => return false, // decided before there is a plan
+        };
+        let Some(reason) = self.decision.overrides.lifts(gate).then(|| self.decision.overrides.reason.clone()) else { return false };
+        self.plan.lifted.push(format!("{name}: {reason}"));
+        true
     }
 
     fn lock(&mut self, after: Vec<String>) {
@@ -150,7 +186,7 @@ impl Builder<'_> {
     fn image(&self, name: &str, image: &config::Image, action: Action, version: &Version) -> Result<PlannedImage> {
         let repository = Repository::parse(&image.repository)?;
         let mut tags = vec![version.to_string()];
-        for tag in &self.rules.tags {
+        for tag in self.rules.tags.iter().filter(|_| !self.plan.is_back) {
             let tag = self.fill("tags", tag)?;
             check_image_tag(&tag, &tag)?;
             if !tags.contains(&tag) && version.claims_alias(&tag) {
@@ -181,9 +217,11 @@ impl Builder<'_> {
             commit: self.decision.commit.clone(),
             checked_out: self.event.more.built_sha.clone().or_else(|| self.decision.commit.clone()),
             version: version.clone(),
+            after: self.rules.after.clone().filter(|_| !self.decision.overrides.lifts(gates::Gate::After)),
         };
         let copies = build.copies.iter().map(Repository::to_string).collect();
-        Ok(PlannedImage { name: name.to_owned(), repository: repository.to_string(), tags, copies, action, build })
+        let digest = self.decision.pinned.get(name).cloned();
+        Ok(PlannedImage { name: name.to_owned(), repository: repository.to_string(), tags, copies, digest, action, build })
     }
 
     pub(super) fn aws(&self) -> config::Aws {
@@ -204,6 +242,9 @@ impl Builder<'_> {
                 Gate::Scan(_) => None,
             })
             .collect();
+        if !drains.is_empty() && self.lifts(gates::Gate::Drain) {
+            return Ok(());
+        }
         let before = self.step_ids();
         for (index, drain) in drains.iter().enumerate() {
             let mut queues = Vec::new();

@@ -17,7 +17,8 @@ impl Builder<'_> {
     pub(super) fn switch(&mut self) -> Result<()> {
         let before = self.step_ids();
         let mut previous: Option<String> = None;
-        if let Some(migrate) = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::Before) {
+        let migrate = self.rules.migrate.as_ref().filter(|_| !self.plan.is_back);
+        if let Some(migrate) = migrate.filter(|migrate| migrate.when == MigrateWhen::Before) {
             previous = Some(self.migrate(migrate, before.clone())?);
         }
         let mut policies = Vec::new();
@@ -31,7 +32,7 @@ impl Builder<'_> {
             self.step(&id, title, after, Work::Target(Box::new(work)));
             previous = Some(id);
         }
-        if let Some(migrate) = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::After) {
+        if let Some(migrate) = migrate.filter(|migrate| migrate.when == MigrateWhen::After) {
             let after = self.step_ids();
             self.migrate(migrate, after)?;
         }

@@ -78,6 +78,11 @@ impl Store {
         }
     }
 
+    /// The manifest with this digest, whatever tags it has.
+    pub async fn by_digest(&self, digest: &str) -> Result<Option<Manifest>> {
+        Ok(self.oci.manifest(digest).await?.filter(|manifest| manifest.digest == digest))
+    }
+
     /// The manifest of `source` and the digest of `target`, with as few requests as the registry allows.
     pub async fn promotion(&self, source: &str, target: &str) -> Result<(Option<Manifest>, Option<String>)> {
         let Some(ecr) = &self.ecr else {

@@ -56,6 +56,8 @@ pub struct Forge {
     pub messages: BTreeMap<String, String>,
     /// Runs: id, the latest try, and whether that has ended.
     pub runs: BTreeMap<String, (u32, bool)>,
+    /// The time at which statuses are made.
+    pub time: String,
     /// Whether a new ref is confirmed and forgotten.
     pub forgets_refs: bool,
     /// Whether a new deployment is confirmed and forgotten.
@@ -80,6 +82,7 @@ impl Default for Forge {
             refs: BTreeMap::new(),
             messages: BTreeMap::new(),
             runs: BTreeMap::new(),
+            time: TIME.into(),
             forgets_refs: false,
             forgets_deployments: false,
             person: None,
@@ -212,7 +215,10 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
             json_answer(200, &Value::Array(found.map(|deployment| deployment_answer(forge, deployment)).collect()))
         }
         ("POST", ["deployments", id, "statuses"]) => {
-            let body = asked.json();
+            let mut body = asked.json();
+            if let Some(fields) = body.as_object_mut() {
+                fields.insert("created_at".into(), json!(forge.time));
+            }
             let state = body.get("state").and_then(Value::as_str).unwrap_or_default().to_owned();
             let id: u64 = id.parse().unwrap_or(0);
             let new_id = forge.id();
@@ -356,7 +362,7 @@ fn status_answer(forge: &Forge, deployment: u64, id: u64, body: &Value) -> Value
     json!({
         "url": url_of(forge, &format!("/deployments/{deployment}/statuses/{id}")), "id": id, "node_id": "DS_x", "state": text("state"),
         "creator": user("github-actions[bot]", true), "description": text("description"), "environment": "x", "target_url": text("log_url"),
-        "created_at": TIME, "updated_at": TIME, "deployment_url": url_of(forge, &format!("/deployments/{deployment}")),
+        "created_at": text("created_at"), "updated_at": text("created_at"), "deployment_url": url_of(forge, &format!("/deployments/{deployment}")),
         "repository_url": url_of(forge, ""), "environment_url": text("environment_url"), "log_url": text("log_url"),
     })
 }

@@ -177,7 +177,14 @@ impl<'a> Stage<'a> {
             ..self.world.clone()
         };
         let config = Some(PathBuf::from(&loaded.file));
-        let asked = Asked { request, config, set: Vec::new(), facts: FactFlags::default(), lock_timeout: DEFAULT_TIMEOUT };
+        let asked = Asked {
+            request,
+            config,
+            set: Vec::new(),
+            facts: FactFlags::default(),
+            lock_timeout: DEFAULT_TIMEOUT,
+            lifted: Default::default(),
+        };
         let prepared = delivery::prepare(&world, &asked).await?;
         Ok(run::run(&world, &prepared).await)
     }

@@ -14,6 +14,7 @@ impl Plan {
                 Action::Reuse => "use what is there, or promote or build it",
                 Action::Promote => "same digest as built at merge, or build",
             };
+            let how = image.digest.as_ref().map_or(how.to_owned(), |digest| format!("the one that was delivered: {digest}"));
             lines.push(format!("  image   {}  {}:{}  ({how})", image.name, image.repository, image.tags.join(", ")));
             lines.extend(image.copies.iter().map(|copy| format!("  copy    {}  {copy}", image.name)));
         }
@@ -32,6 +33,7 @@ impl Plan {
             let what = if matches!(step.work, Work::Trigger(_)) { "trigger" } else { "target " };
             lines.push(format!("  {what} {}{}", step.title, rollback.unwrap_or_default()));
         }
+        lines.extend(self.lifted.iter().map(|what| format!("  lifted  {what}")));
         lines.extend(self.left_out.iter().map(|what| format!("  without {what}")));
         lines.extend(self.warnings.iter().map(|warning| format!("  warning {warning}")));
         lines
@@ -42,6 +44,7 @@ impl Plan {
         let version = self.version.as_deref().unwrap_or("?");
         let place = &self.display_environment;
         match self.outcome {
+            Outcome::Deploy if self.is_back => format!("plan {}: put {version} back on {place} ({})", self.hash, self.sentence),
             Outcome::Deploy => format!("plan {}: deploy {version} to {place} ({})", self.hash, self.sentence),
             Outcome::Remove => format!("plan {}: close {place} ({})", self.hash, self.sentence),
             Outcome::Skip => format!("nothing to do: {} ({})", self.sentence, self.reason),

@@ -46,6 +46,7 @@ impl Runner<'_> {
     }
 
     pub(super) async fn trigger(&self, id: &str, work: &TriggerWork) -> Result<Answer> {
+        self.ready.get_or_init(|| self.last_looks()).await.clone()?;
         self.ledger.confirm().await?; // nothing older is sent over what is newer
         self.ledger.note(id, Did::Switching).await?;
         let (images, memory, fence) = (self.pushed(), self.ledger.memory(id), self.ledger.fence()?);

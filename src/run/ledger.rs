@@ -221,6 +221,8 @@ impl<'a> Ledger<'a> {
             run: who.run,
             begun: jiff::Timestamp::now().to_string(),
             replaces,
+            back: plan.is_back,
+            lifted: plan.lifted.clone(),
             journal: Vec::new(),
             ended: None,
             deployment: None,

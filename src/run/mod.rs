@@ -281,6 +281,7 @@ impl Runner<'_> {
             Work::Image(index) => self.image(*index).await,
             Work::Tags(index) => self.tags(*index).await,
             Work::Record => self.record_delivery().await,
+            Work::After(work) => self.after(work).await,
             Work::Drain(work) => self.drain(&step.id, work).await,
             Work::Migrate(work) => self.migrate(&step.id, work).await,
             Work::Trigger(work) => self.trigger(&step.id, work).await,
@@ -295,6 +296,7 @@ impl Runner<'_> {
         self.inherit(self.ledger.lock().await?); // also by a run that is late itself
         self.ledger.order().await?;
         self.still_wanted().await?;
+        self.quarantine().await?;
         Ok(Answer::Note(format!("lease {} of {}", self.ledger.fence()?.number, self.prepared.key)))
     }
 
@@ -392,7 +394,7 @@ impl Runner<'_> {
 
     /// The last looks before something changes.
     async fn may_switch(&self, id: &str) -> Result<Fence> {
-        self.ready.get_or_init(|| self.recheck()).await.clone()?; // a no is a no for every target
+        self.ready.get_or_init(|| self.last_looks()).await.clone()?; // a no is a no for every target
         self.ledger.confirm().await?; // time has passed since the target before
         self.ledger.note(id, Did::Switching).await?;
         self.ledger.fence()

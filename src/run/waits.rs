@@ -1,8 +1,13 @@
 //! The waiting of a run: queues, and the producers that are stopped meanwhile.
 
 use super::{Answer, Runner};
+use crate::context;
+use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result};
+use crate::gates::Gate;
+use crate::gates::after::{self, After};
 use crate::gates::drain::Drain;
+use crate::gates::quarantine;
 use crate::plan::{DrainWork, Step, Work};
 use crate::state::records::Did;
 use crate::tools::process;
@@ -113,6 +118,35 @@ impl Runner<'_> {
         if let Err(error) = noted {
             self.world.console.warning(&format!("it is not written down that the producers run again: {}", error.sentence));
         }
+    }
+
+    /// What was true when the run began may have changed while it waited.
+    pub(super) async fn last_looks(&self) -> Result<()> {
+        self.recheck().await?;
+        self.quarantine().await?;
+        let Prepared { plan, loaded, event, decision, .. } = self.prepared;
+        let lifted = plan.is_back || plan.is_preview || decision.overrides.lifts(Gate::Freeze);
+        let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));
+        match rules.filter(|_| !lifted).and_then(|rules| context::frozen(rules, event, jiff::Timestamp::now())) {
+            Some(freeze) => {
+                Err(Error::new(Reason::GateFreeze, format!("`freeze:` {freeze}; it began while this run waited, and nothing was switched"))
+                    .hint("run this again when it is over; in an emergency by hand: --override freeze --reason TEXT"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// None of the images may be in quarantine.
+    pub(super) async fn quarantine(&self) -> Result<()> {
+        let digests: Vec<String> = self.pushed().into_values().map(|pushed| pushed.digest).collect();
+        quarantine::check(&self.prepared.store, &self.prepared.loaded.config.project, &digests).await
+    }
+
+    pub(super) async fn after(&self, after: &After) -> Result<Answer> {
+        let Prepared { store, loaded, plan, .. } = self.prepared;
+        let digests = self.pushed().into_iter().map(|(name, pushed)| (name, pushed.digest)).collect();
+        let names = (plan.version.as_deref().unwrap_or_default(), plan.display_environment.as_str());
+        after::check(store, &loaded.config.project, after, &digests, names).await.map(Answer::Note)
     }
 
     /// Right before the switch: whatever came into the queues since they were quiet is waited for.

@@ -51,10 +51,13 @@ impl std::fmt::Display for Key {
 }
 
 /// A name that is a file name, an S3 key, a Redis key and a part of a git ref, and still says what it is.
-fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     name.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("={byte:02X}") }).collect()
 }
+
+/// The folder of what is in quarantine, among those of environments, none of which can have this name.
+pub(crate) const QUARANTINE: &str = "=Q";
 
 /// The name that was made plain.
 fn unplain(plain: &str) -> String {

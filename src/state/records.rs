@@ -17,6 +17,8 @@ const LOOK_BACK: usize = 100;
 /// How far the first look at the forge goes, and how many pages of a hundred after it.
 const FEW: usize = 10;
 const PAGES: usize = 5;
+/// Says of a record that no older one has to be read.
+pub type Enough<'a> = &'a (dyn Fn(&Record) -> bool + Sync);
 /// How many records an environment keeps where they are objects.
 const KEPT: u64 = 200;
 
@@ -49,6 +51,12 @@ pub struct Record {
     pub begun: String,
     /// What ran before: where a rollback leads.
     pub replaces: Option<Replaced>,
+    /// Whether it went back to something older by `tidegate rollback`.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub back: bool,
+    /// Gates that a person lifted for it, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lifted: Vec<String>,
     /// What was begun and done, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub journal: Vec<Line>,
@@ -229,6 +237,11 @@ pub fn paused(history: &[Record]) -> Vec<(String, bool)> {
     paused
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so
+fn is_no(flag: &bool) -> bool {
+    !flag
+}
+
 fn now() -> String {
     jiff::Timestamp::now().to_string()
 }
@@ -236,23 +249,28 @@ fn now() -> String {
 impl Store {
     /// The newest records, newest first, up to the one that says what runs now.
     pub async fn history(&self, key: &Key) -> Result<Vec<Record>> {
+        self.history_until(key, &is_settled).await
+    }
+
+    /// The newest records, newest first, up to the first one that is enough. There is an end to how far back it looks.
+    pub async fn history_until(&self, key: &Key, enough: Enough<'_>) -> Result<Vec<Record>> {
         match &self.backend {
-            Backend::Forge(refs) => history_on_forge(refs.github(), key).await.map_err(refuse),
+            Backend::Forge(refs) => history_on_forge(refs.github(), key, enough).await.map_err(refuse),
             Backend::Job(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {
-                self.history_in_objects(key).await
+                self.history_in_objects(key, enough).await
             }
         }
     }
 
-    async fn history_in_objects(&self, key: &Key) -> Result<Vec<Record>> {
+    async fn history_in_objects(&self, key: &Key, enough: Enough<'_>) -> Result<Vec<Record>> {
         let folder = key.folder("records");
         let mut history = Vec::new();
         for entry in self.names(&folder).await?.iter().rev().take(LOOK_BACK) {
             let Some(value) = self.read(&folder, entry).await? else { continue };
             let record = Record::of(value, &format!("the record {folder}/{}", entry.name))?;
-            let settled = is_settled(&record);
+            let done = enough(&record);
             history.push(record);
-            if settled {
+            if done {
                 break;
             }
         }
@@ -316,6 +334,7 @@ impl Store {
         }
         .map_err(refuse)?;
         if !matches!(self.backend, Backend::Forge(_)) {
+            places.retain(|place| place != super::QUARANTINE);
             places.iter_mut().for_each(|place| *place = super::unplain(place));
         }
         places.sort();
@@ -325,17 +344,17 @@ impl Store {
 }
 
 /// What came before it does not matter any more.
-fn is_settled(record: &Record) -> bool {
+pub fn is_settled(record: &Record) -> bool {
     record.ended.as_ref().is_some_and(|ended| matches!(ended.verdict, Verdict::Deployed | Verdict::Removed))
 }
 
-async fn history_on_forge(github: &GitHub, key: &Key) -> Result<Vec<Record>> {
+async fn history_on_forge(github: &GitHub, key: &Key, enough: Enough<'_>) -> Result<Vec<Record>> {
     let mut history = Vec::new();
     for (page, size) in std::iter::once((1, FEW)).chain((1..=PAGES).map(|page| (page, 100))) {
         if size != FEW && page == 1 {
             history.clear(); // the same again, and more
         }
-        let (listed, settled) = page_of_history(github, key, (page, size), &mut history).await?;
+        let (listed, settled) = page_of_history((github, key, enough), (page, size), &mut history).await?;
         if settled || listed < size {
             break;
         }
@@ -344,7 +363,11 @@ async fn history_on_forge(github: &GitHub, key: &Key) -> Result<Vec<Record>> {
 }
 
 /// Adds a page of deployments; how many there were, ours or not, and whether what came before matters no more.
-async fn page_of_history(github: &GitHub, key: &Key, (page, size): (usize, usize), history: &mut Vec<Record>) -> Result<(usize, bool)> {
+async fn page_of_history(
+    (github, key, enough): (&GitHub, &Key, Enough<'_>),
+    (page, size): (usize, usize),
+    history: &mut Vec<Record>,
+) -> Result<(usize, bool)> {
     let deployments = github.deployments_page(Some(key.environment()), (page, size)).await?;
     let listed = deployments.len();
     for deployment in deployments {
@@ -353,9 +376,9 @@ async fn page_of_history(github: &GitHub, key: &Key, (page, size): (usize, usize
         }
         let statuses = github.deployment_statuses(deployment.id).await?;
         let record = from_forge(deployment, &statuses)?;
-        let settled = is_settled(&record);
+        let done = enough(&record);
         history.push(record);
-        if settled {
+        if done {
             return Ok((listed, true));
         }
     }
@@ -425,6 +448,8 @@ mod tests {
             run: None,
             begun: String::new(),
             replaces: None,
+            back: false,
+            lifted: Vec::new(),
             journal: journal.iter().map(line).collect(),
             ended: verdict.map(|verdict| Ended { at: String::new(), verdict, sentence: String::new() }),
             deployment: None,

@@ -83,6 +83,9 @@ pub async fn known(job: &Job<'_>, digest: &str) -> Result<Option<Ready>> {
 pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
     let build = &job.image.build;
     let store = Store::open(job.world, &build.repository, job.role.clone()).await?;
+    if let Some(digest) = &job.image.digest {
+        return delivered(job, &store, digest).await;
+    }
     ensure_repository(job, &store).await?;
     let recipe = recipe(job)?;
     let version = build.version.as_str();
@@ -100,6 +103,23 @@ pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
         Some(found) => Ok(found),
         None => make(job, &store, &recipe).await,
     }
+}
+
+/// The very image that records name, whatever its tag stands for by now.
+async fn delivered(job: &Job<'_>, store: &Store, digest: &str) -> Result<Ready> {
+    let version = job.image.build.version.as_str();
+    let tagged = store.manifest(version).await?.filter(|manifest| manifest.digest == digest);
+    let manifest = match tagged {
+        Some(manifest) => Some(manifest),
+        None => store.by_digest(digest).await?,
+    };
+    let manifest = manifest.ok_or_else(|| {
+        Error::new(Reason::InputVersion, format!("{version} ({digest}) is not in {} any more", store.repository()))
+            .hint("a lifecycle rule may have removed it (spare the tags env-*); go back to another version with --to, or deploy a new one")
+    })?;
+    let about = store.about(&manifest).await?;
+    let pushed = store.pushed(version, &manifest, &about);
+    Ok(Ready { pushed, how: How::Reused, note: "as it was delivered before".into(), manifest, registry: store.clone() })
 }
 
 async fn ensure_repository(job: &Job<'_>, store: &Store) -> Result<()> {
@@ -219,6 +239,12 @@ async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) ->
 /// Builds, pushes, and reads back what the registry really holds.
 async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Ready> {
     let build = &job.image.build;
+    if let Some(after) = &build.after {
+        let sentence =
+            format!("{} was never built, so it cannot have succeeded on {after}", build.repository.tagged(build.version.as_str()));
+        return Err(Error::new(Reason::GateAfter, sentence)
+            .hint(format!("deliver it to {after} first; in an emergency: --override after --reason TEXT")));
+    }
     if build.commit.is_none() {
         let sentence = format!(
             "there is no version {version}: {} has no such tag, and neither git nor the forge knows it",

@@ -3,10 +3,19 @@
 use crate::config::{Config, Environment, Loaded, When, WhenEvent};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind, short};
+use crate::gates::{self, Override};
 use crate::occasion::{Occasion, Stop, occasion, refuse, skip};
 use crate::variables::Variables;
 use crate::version::Version;
+use jiff::Timestamp;
 use serde::Serialize;
+use std::collections::BTreeMap;
+
+mod by_hand;
+
+pub use by_hand::{Back, unknown_environment};
+
+use by_hand::{manual, rollback};
 
 /// What is asked for: what the event says, or one thing by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +37,13 @@ pub enum Request {
         /// The version as it was said.
         version: String,
     },
+    /// Back to what ran before on this environment.
+    Rollback {
+        /// The environment's key.
+        environment: String,
+        /// The version to go back to; the last good one when not given.
+        to: Option<String>,
+    },
 }
 
 /// What was read from outside because the event does not hold it.
@@ -39,6 +55,12 @@ pub struct Facts {
     pub version_commit: Option<String>,
     /// Whether that version is a tag; a branch or a piece of a commit id otherwise.
     pub version_is_tag: bool,
+    /// The time.
+    pub now: Timestamp,
+    /// Gates that a person lifts.
+    pub lifted: Override,
+    /// Where a rollback leads.
+    pub back: Option<Back>,
     /// What was taken for granted without asking.
     pub assumed: Vec<String>,
 }
@@ -98,6 +120,19 @@ pub struct Decision {
     pub rulings: Vec<Ruling>,
     /// Whether a person or program named environment and version: then the branch at hand says nothing.
     pub by_hand: bool,
+    /// The very images to deploy, by key, where records name them.
+    pub pinned: BTreeMap<String, String>,
+    /// Gates that a person lifts.
+    pub overrides: Override,
+    /// Those of them that were closed, with the reason.
+    pub lifted: Vec<String>,
+}
+
+impl Decision {
+    /// An answer that is about no environment.
+    pub fn none(outcome: Outcome, reason: Reason, sentence: String) -> Self {
+        stopped(Stop { outcome, reason, sentence }, Vec::new())
+    }
 }
 
 /// Decides. An `Err` is a mistake of the user; everything else is an answer.
@@ -110,7 +145,14 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
     check_named(event, config, &occasion)?;
     if let Occasion::Manual { environment, version } = &occasion {
         return manual(event, config, environment, version.as_deref(), facts)
-            .map(|decision| unless_frozen(decision, event, config, &occasion));
+            .map(|decision| unless_frozen(decision, event, config, (&occasion, facts)));
+    }
+    if let Occasion::Rollback { environment } = &occasion {
+        return rollback(config, environment, facts);
+    }
+    if !facts.lifted.gates.is_empty() {
+        let sentence = "--override is for what is deployed by hand, and here an event decides";
+        return Err(Error::new(Reason::InputInvalid, sentence).hint("tidegate deploy ENV VERSION --override GATE --reason TEXT"));
     }
     let asked = config.environments.iter().map(|(name, rules)| {
         let answer = claims(rules, &occasion, event, variables);
@@ -126,7 +168,7 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         [] => Ok(stopped(nearest(answers, &occasion), rulings)),
         [one] => {
             let environment = one.environment.clone();
-            settle(event, &occasion, environment, facts, rulings).map(|decision| unless_frozen(decision, event, config, &occasion))
+            settle(event, &occasion, environment, facts, rulings).map(|decision| unless_frozen(decision, event, config, (&occasion, facts)))
         }
         several => {
             let problem = |ruling: &&Ruling| {
@@ -165,18 +207,39 @@ fn is_alias(config: &Config, text: &str) -> bool {
     aliases.chain(["latest", crate::registry::store::CACHE_TAG]).any(|alias| alias == text)
 }
 
-/// GitLab only says that a freeze is on: whoever deploys has to stop. Previews change nothing that people rely on.
-fn unless_frozen(decision: Decision, event: &Event, config: &Config, occasion: &Occasion) -> Decision {
-    let rules = decision.environment.as_ref().and_then(|name| config.environments.get(name));
+/// Nothing is switched in a freeze, unless a person lifts it. GitLab only says that one is on: whoever deploys has to stop.
+/// Previews change nothing that people rely on.
+fn unless_frozen(mut decision: Decision, event: &Event, config: &Config, (occasion, facts): (&Occasion, &Facts)) -> Decision {
+    let Some((name, rules)) = decision.environment.as_ref().and_then(|name| config.environments.get_key_value(name)) else {
+        return decision;
+    };
     let is_preview = matches!(occasion, Occasion::PullRequest { .. });
-    let switches = rules.is_some_and(|rules| !rules.deploy.is_empty() || !rules.trigger.is_empty()) && !is_preview;
-    if !event.more.frozen || !switches || decision.outcome != Outcome::Deploy {
+    let switches = (!rules.deploy.is_empty() || !rules.trigger.is_empty()) && !is_preview;
+    if !switches || decision.outcome != Outcome::Deploy {
         return decision;
     }
-    let sentence =
-        "a deploy freeze is on (CI_DEPLOY_FREEZE): run the job again when it is over, or end it under Settings > CI/CD > Deploy freezes";
+    let Some(freeze) = frozen(rules, event, facts.now) else { return decision };
+    if facts.lifted.lifts(gates::Gate::Freeze) {
+        decision.lifted.push(format!("freeze ({freeze}): {}", facts.lifted.reason));
+        return decision;
+    }
+    let (end, how) = match event.more.frozen {
+        true => ("", ", or end it under Settings > CI/CD > Deploy freezes"),
+        false => ("`freeze:` ", ""),
+    };
+    let sentence = format!(
+        "{end}{freeze}: run this again when it is over{how}; in an emergency: tidegate deploy {name} VERSION --override freeze --reason TEXT"
+    );
     let Decision { environment, version, commit, .. } = decision;
     Decision { environment, version, commit, ..stopped(refuse(Reason::GateFreeze, sentence), decision.rulings) }
+}
+
+/// Why nothing may be deployed here now, if so.
+pub fn frozen(rules: &Environment, event: &Event, now: Timestamp) -> Option<String> {
+    if event.more.frozen {
+        return Some("a deploy freeze is on (CI_DEPLOY_FREEZE)".into());
+    }
+    gates::freeze::until(&rules.freeze, now).map(|until| format!("holds deploys back until {until}"))
 }
 
 fn not_asked(config: &Config) -> Vec<Ruling> {
@@ -186,7 +249,19 @@ fn not_asked(config: &Config) -> Vec<Ruling> {
 
 fn stopped(stop: Stop, rulings: Vec<Ruling>) -> Decision {
     let Stop { outcome, reason, sentence } = stop;
-    Decision { outcome, reason, environment: None, version: None, commit: None, sentence, rulings, by_hand: false }
+    Decision {
+        outcome,
+        reason,
+        environment: None,
+        version: None,
+        commit: None,
+        sentence,
+        rulings,
+        by_hand: false,
+        pinned: BTreeMap::new(),
+        overrides: Override::default(),
+        lifted: Vec::new(),
+    }
 }
 
 /// Of the environments that said no, the one whose "no" was the most specific gives the reason.
@@ -198,7 +273,7 @@ fn nearest(answers: Vec<std::result::Result<String, Stop>>, occasion: &Occasion)
             Occasion::Push { branch, .. } => format!("a push to {branch}"),
             Occasion::Tag { tag, .. } => format!("the tag {tag}"),
             Occasion::PullRequest { .. } => "pull requests".to_owned(),
-            Occasion::Manual { environment, .. } => format!("a deploy to {environment}"),
+            Occasion::Manual { environment, .. } | Occasion::Rollback { environment } => format!("a deploy to {environment}"),
         };
         skip(Reason::EventIgnored, format!("no environment in tidegate.yml claims {what}"))
     })
@@ -318,15 +393,12 @@ fn glob(pattern: &str, name: &str) -> bool {
 
 /// One environment claims the event: its version and commit.
 fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts, rulings: Vec<Ruling>) -> Result<Decision> {
+    let why = rulings.iter().find(|ruling| ruling.matched).map(|ruling| ruling.why.clone()).unwrap_or_default();
     let mut decision = Decision {
         outcome: Outcome::Deploy,
-        reason: Reason::Planned,
-        sentence: rulings.iter().find(|ruling| ruling.matched).map(|ruling| ruling.why.clone()).unwrap_or_default(),
         environment: Some(environment),
-        version: None,
         commit: event.sha.clone(),
-        rulings,
-        by_hand: false,
+        ..stopped(skip(Reason::Planned, why), rulings)
     };
     if matches!(occasion, Occasion::PullRequest { open: false }) {
         decision.outcome = Outcome::Remove;
@@ -355,71 +427,4 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
         decision.version = Some(Version::parse(&format!("{kind}-{}-{}", event.pr.unwrap_or_default(), short(commit)))?);
     }
     Ok(decision)
-}
-
-/// A deploy by hand: the environment must exist; the version may be a tag, a version or a commit.
-fn manual(event: &Event, config: &Config, environment: &str, version: Option<&str>, facts: &Facts) -> Result<Decision> {
-    let rules = match config.environments.get(environment) {
-        Some(rules) => rules,
-        // Other programs record deployments as well; only a name of ours is a request.
-        None if event.kind == Kind::Deployment => {
-            let sentence = format!("the deployment is to {environment:?}, which is not in tidegate.yml");
-            return Ok(stopped(skip(Reason::EventIgnored, sentence), not_asked(config)));
-        }
-        None => return Err(unknown_environment(config, environment)),
-    };
-    let from_ref = version.is_none_or(|said| said.trim().is_empty());
-    let said = match (version.map(str::trim).filter(|said| !said.is_empty()), &event.tag, &event.sha) {
-        (Some(said), _, _) => said.to_owned(),
-        (None, Some(tag), _) => tag.clone(),
-        (None, None, Some(sha)) => sha.clone(),
-        (None, None, None) => {
-            return Err(Error::new(Reason::InputVersion, format!("no version is named for {environment}"))
-                .hint("name a tag or a commit, as `tidegate deploy production 1.4.2`"));
-        }
-    };
-    let full = crate::event::is_full_sha(&said).then(|| said.to_ascii_lowercase());
-    // A commit, or a branch, which stands for its present commit: the version is the commit's short form.
-    let by_commit = full.clone().or_else(|| facts.version_commit.clone().filter(|_| !facts.version_is_tag));
-    let version = Version::parse(&by_commit.as_deref().map_or(said.clone(), short))?;
-    let of_ref = || event.sha.clone().filter(|_| from_ref);
-    let commit = full.or_else(|| facts.version_commit.clone()).or_else(of_ref);
-    if is_alias(config, version.as_str()) {
-        return Err(Error::new(Reason::InputVersion, format!("{version} is an alias that moves, not a version"))
-            .hint("name the version that it stands for now: tidegate deploys what it can name again tomorrow"));
-    }
-    if rules.is_preview() {
-        return Err(Error::new(Reason::InputEnvironment, format!("{environment} is made by pull requests, not by hand"))
-            .hint("push to the pull request, or deploy to another environment"));
-    }
-    let why = "asked for by hand".to_owned();
-    let rulings = config.environments.keys().map(|name| {
-        let matched = name == environment;
-        Ruling { environment: name.clone(), matched, why: if matched { why.clone() } else { format!("{environment} was asked for") } }
-    });
-    let rulings = rulings.collect();
-    let environment = Some(environment.to_owned());
-    let sentence = why;
-    Ok(Decision {
-        outcome: Outcome::Deploy,
-        reason: Reason::Planned,
-        environment,
-        version: Some(version),
-        commit,
-        sentence,
-        rulings,
-        by_hand: true,
-    })
-}
-
-/// The error for an environment that is not in the file.
-pub fn unknown_environment(config: &Config, name: &str) -> Error {
-    let known: Vec<&str> = config.environments.keys().map(String::as_str).collect();
-    let near = crate::config::problem::did_you_mean(name, known.iter().copied());
-    let hint = match (near, known.is_empty()) {
-        (Some(near), _) => format!("did you mean {near:?}? known: {}", known.join(", ")),
-        (None, false) => format!("known: {}", known.join(", ")),
-        (None, true) => "tidegate.yml declares no environments".to_owned(),
-    };
-    Error::new(Reason::InputEnvironment, format!("there is no environment {name:?} in tidegate.yml")).hint(hint)
 }

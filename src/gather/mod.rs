@@ -2,13 +2,18 @@
 
 use crate::checkout::{Ancestry, Checkout};
 use crate::context::{Facts, Request};
+use crate::delivery::Asked;
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind};
 use crate::forge::Forge;
 
+mod back;
+
+pub use back::back;
+
 /// What `explain` takes for granted instead of asking: it opens no connection.
-pub fn assume(event: &Event, request: &Request) -> Facts {
-    let mut facts = Facts::default();
+pub fn assume(event: &Event, asked: &Asked) -> Facts {
+    let (request, mut facts) = (&asked.request, known(asked));
     if let Some(tag) = released_tag(event, request) {
         let default = event.default_branch.as_deref();
         let hint = event.more.target_hint.as_deref();
@@ -27,10 +32,15 @@ pub fn assume(event: &Event, request: &Request) -> Facts {
     facts
 }
 
+/// What is known without asking.
+fn known(asked: &Asked) -> Facts {
+    Facts { now: jiff::Timestamp::now(), lifted: asked.lifted.clone(), ..Facts::default() }
+}
+
 /// Asks git first, then the forge, and only what this event needs.
 /// `ancestry`: whether a tag has to be on the default branch.
-pub async fn gather(event: &mut Event, request: &Request, (checkout, forge): (&Checkout, &Forge), ancestry: bool) -> Result<Facts> {
-    let mut facts = Facts::default();
+pub async fn gather(event: &mut Event, asked: &Asked, (checkout, forge): (&Checkout, &Forge), ancestry: bool) -> Result<Facts> {
+    let (request, mut facts) = (&asked.request, known(asked));
     if event.default_branch.is_none() {
         event.default_branch = forge.default_branch().await?;
         event.settle_default_branch();
@@ -89,7 +99,7 @@ fn named_version(event: &Event, request: &Request) -> Option<String> {
     let said = match request {
         Request::Deploy { version, .. } => Some(version.clone()),
         Request::Event => event.more.inputs.get("version").cloned(),
-        Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed => None,
+        Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed | Request::Rollback { .. } => None,
     };
     said.map(|version| version.trim().to_owned()).filter(|version| !version.is_empty() && !crate::event::is_full_sha(version))
 }

@@ -1,0 +1,125 @@
+//! What a person asks for by name: a version on an environment, or the way back. Pure.
+
+use super::{Decision, Facts, Outcome, Ruling, is_alias, not_asked, stopped};
+use crate::config::Config;
+use crate::error::{Error, Reason, Result};
+use crate::event::{Event, Kind, short};
+use crate::gates;
+use crate::occasion::skip;
+use crate::state::records::Record;
+use crate::version::Version;
+
+/// Where a rollback leads, by the records of the environment.
+#[derive(Clone, Debug)]
+pub struct Back {
+    /// The delivery it goes back to.
+    pub to: Record,
+    /// The version that runs, or may run.
+    pub from: String,
+    /// A delivery in between that migrated the database, if one did.
+    pub migrated: Option<String>,
+}
+
+/// A deploy by hand: the environment must exist; the version may be a tag, a version or a commit.
+pub(super) fn manual(event: &Event, config: &Config, environment: &str, version: Option<&str>, facts: &Facts) -> Result<Decision> {
+    let rules = match config.environments.get(environment) {
+        Some(rules) => rules,
+        // Other programs record deployments as well; only a name of ours is a request.
+        None if event.kind == Kind::Deployment => {
+            let sentence = format!("the deployment is to {environment:?}, which is not in tidegate.yml");
+            return Ok(stopped(skip(Reason::EventIgnored, sentence), not_asked(config)));
+        }
+        None => return Err(unknown_environment(config, environment)),
+    };
+    let from_ref = version.is_none_or(|said| said.trim().is_empty());
+    let said = match (version.map(str::trim).filter(|said| !said.is_empty()), &event.tag, &event.sha) {
+        (Some(said), _, _) => said.to_owned(),
+        (None, Some(tag), _) => tag.clone(),
+        (None, None, Some(sha)) => sha.clone(),
+        (None, None, None) => {
+            return Err(Error::new(Reason::InputVersion, format!("no version is named for {environment}"))
+                .hint("name a tag or a commit, as `tidegate deploy production 1.4.2`"));
+        }
+    };
+    let full = crate::event::is_full_sha(&said).then(|| said.to_ascii_lowercase());
+    // A commit, or a branch, which stands for its present commit: the version is the commit's short form.
+    let by_commit = full.clone().or_else(|| facts.version_commit.clone().filter(|_| !facts.version_is_tag));
+    let version = Version::parse(&by_commit.as_deref().map_or(said.clone(), short))?;
+    let of_ref = || event.sha.clone().filter(|_| from_ref);
+    let commit = full.or_else(|| facts.version_commit.clone()).or_else(of_ref);
+    if is_alias(config, version.as_str()) {
+        return Err(Error::new(Reason::InputVersion, format!("{version} is an alias that moves, not a version"))
+            .hint("name the version that it stands for now: tidegate deploys what it can name again tomorrow"));
+    }
+    if rules.is_preview() {
+        return Err(Error::new(Reason::InputEnvironment, format!("{environment} is made by pull requests, not by hand"))
+            .hint("push to the pull request, or deploy to another environment"));
+    }
+    let why = "asked for by hand".to_owned();
+    let rulings = config.environments.keys().map(|name| {
+        let matched = name == environment;
+        Ruling { environment: name.clone(), matched, why: if matched { why.clone() } else { format!("{environment} was asked for") } }
+    });
+    Ok(Decision {
+        outcome: Outcome::Deploy,
+        environment: Some(environment.to_owned()),
+        version: Some(version),
+        commit,
+        by_hand: true,
+        overrides: facts.lifted.clone(),
+        ..stopped(skip(Reason::Planned, why.clone()), rulings.collect())
+    })
+}
+
+/// Back to what ran before: the records say which images that was.
+pub(super) fn rollback(config: &Config, environment: &str, facts: &Facts) -> Result<Decision> {
+    let rules = config.environments.get(environment).ok_or_else(|| unknown_environment(config, environment))?;
+    if rules.is_preview() {
+        return Err(Error::new(
+            Reason::InputEnvironment,
+            format!("{environment} is made by pull requests: it has no version to go back to"),
+        )
+        .hint("push to the pull request"));
+    }
+    let why = format!("{environment} was asked to go back");
+    let rulings =
+        config.environments.keys().map(|name| Ruling { environment: name.clone(), matched: name == environment, why: why.clone() });
+    let mut decision = Decision {
+        outcome: Outcome::Deploy,
+        environment: Some(environment.to_owned()),
+        by_hand: true,
+        overrides: facts.lifted.clone(),
+        ..stopped(skip(Reason::Planned, "back to the last good version"), rulings.collect())
+    };
+    let Some(Back { to, from, migrated }) = &facts.back else { return Ok(decision) };
+    let at = to.ended.as_ref().map(|ended| ended.at.chars().take(10).collect::<String>()).unwrap_or_default();
+    decision.sentence = format!("back from {from}; {} was delivered by {} on {at}", to.version, to.who);
+    decision.version = Some(Version::parse(&to.version)?);
+    decision.commit.clone_from(&to.commit);
+    decision.pinned = to.images.iter().map(|image| (image.name.clone(), image.digest.clone())).collect();
+    let breaks = rules.migrate.as_ref().is_some_and(|migrate| !migrate.backward_compatible);
+    if let Some(by) = migrated.as_ref().filter(|_| breaks) {
+        let sentence = format!(
+            "{by} migrated the database of {environment} since {} was delivered, and not in a way that {} can live with (`backward-compatible: false`)",
+            to.version, to.version
+        );
+        if !facts.lifted.lifts(gates::Gate::Migration) {
+            let hint = "repair it with a new version, or restore the database first; if the database fits all the same: --override migration --reason TEXT";
+            return Err(Error::new(Reason::GateMigration, sentence).hint(hint));
+        }
+        decision.lifted.push(format!("migration ({by}): {}", facts.lifted.reason));
+    }
+    Ok(decision)
+}
+
+/// The error for an environment that is not in the file.
+pub fn unknown_environment(config: &Config, name: &str) -> Error {
+    let known: Vec<&str> = config.environments.keys().map(String::as_str).collect();
+    let near = crate::config::problem::did_you_mean(name, known.iter().copied());
+    let hint = match (near, known.is_empty()) {
+        (Some(near), _) => format!("did you mean {near:?}? known: {}", known.join(", ")),
+        (None, false) => format!("known: {}", known.join(", ")),
+        (None, true) => "tidegate.yml declares no environments".to_owned(),
+    };
+    Error::new(Reason::InputEnvironment, format!("there is no environment {name:?} in tidegate.yml")).hint(hint)
+}
