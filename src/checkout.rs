@@ -58,6 +58,24 @@ impl Checkout {
         self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/tags/{name}^{{commit}}")]).filter(|sha| is_full_sha(sha))
     }
 
+    /// The names of the tags that begin so.
+    pub fn tags_like(&self, beginning: &str) -> Vec<String> {
+        let found =
+            is_plain(beginning).then(|| self.git(&["for-each-ref", "--format=%(refname:strip=2)", &format!("refs/tags/{beginning}*")]));
+        found.flatten().unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// The branches that end with this commit, as last fetched; local ones where there is no remote.
+    pub fn branches_at(&self, sha: &str) -> Vec<String> {
+        let list = |folder: &str, strip: u8| {
+            let format = format!("--format=%(refname:strip={strip})");
+            self.git(&["for-each-ref", &format, &format!("--points-at={sha}"), &format!("refs/{folder}/")])
+        };
+        let has_remote = self.git(&["remote"]).is_some_and(|names| !names.is_empty());
+        let found = is_full_sha(sha).then(|| if has_remote { list("remotes/origin", 3) } else { list("heads", 2) });
+        found.flatten().unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
     /// The commit that a tag, branch or commit id names.
     pub fn resolve(&self, name: &str) -> Option<String> {
         if !is_plain(name) {

@@ -38,6 +38,8 @@ pub enum Command {
     PrClosed(Delivery),
     /// Deploy a version by hand, on any environment
     Deploy(Deploy),
+    /// Release a fix of a released version from a branch beside the default one, and deliver it
+    Hotfix(Hotfix),
     /// Go back to the last good version of an environment
     Rollback(Rollback),
     /// Show what would happen, as a plan with a hash; changes nothing
@@ -133,6 +135,21 @@ pub struct Deploy {
     pub delivery: Delivery,
 }
 
+/// `hotfix`.
+#[derive(Clone, Debug, Args)]
+pub struct Hotfix {
+    /// The version that the fix gets: the next one after the release that it fixes, as 1.4.3 after 1.4.2
+    version: String,
+    /// The environment it goes to (default: `hotfix.to` of tidegate.yml); it goes no further
+    #[arg(long, value_name = "ENV")]
+    to: Option<String>,
+    /// Open a pull request that brings it to the default branch, if that does not have it
+    #[arg(long)]
+    back_merge: bool,
+    #[command(flatten)]
+    pub delivery: Delivery,
+}
+
 /// `rollback`.
 #[derive(Clone, Debug, Args)]
 pub struct Rollback {
@@ -149,12 +166,15 @@ pub struct Rollback {
 /// `plan` and `explain`: about the CI event, or about what is named.
 #[derive(Clone, Debug, Args)]
 pub struct About {
-    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, or rollback ENV (default: the CI event)
+    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, or rollback ENV (default: the CI event)
     #[arg(value_name = "EVENT", num_args = 0..=3)]
     about: Vec<String>,
-    /// The version to go back to, with `rollback ENV`
-    #[arg(long, value_name = "VERSION")]
+    /// With `rollback ENV` the version to go back to, with `hotfix VERSION` the environment it goes to
+    #[arg(long, value_name = "VERSION|ENV")]
     to: Option<String>,
+    /// With `hotfix VERSION`: with the pull request to the default branch
+    #[arg(long)]
+    back_merge: bool,
     #[command(flatten)]
     pub delivery: Delivery,
 }
@@ -191,7 +211,11 @@ impl Delivery {
         set.extend(parse_set(&self.set)?); // the later one wins: flags over inputs
         let config = self.file.config.clone().or_else(|| inputs.path("config"));
         let lifted = Override::parse(self.lifted(&inputs)?, self.reason.clone().or_else(|| inputs.text("reason").map(str::to_owned)))?;
-        Ok(Asked { request, config, set, facts: self.facts.clone(), lock_timeout: self.lock_timeout.0, lifted })
+        let mut facts = self.facts.clone();
+        if matches!(request, Request::Hotfix { .. }) {
+            facts.branch = facts.branch.or_else(|| inputs.text("branch").map(str::to_owned));
+        }
+        Ok(Asked { request, config, set, facts, lock_timeout: self.lock_timeout.0, lifted })
     }
 
     /// The gates of the flags, or of the step's input: one on each line, or with commas.
@@ -243,6 +267,14 @@ impl Deploy {
     }
 }
 
+impl Hotfix {
+    /// The request.
+    pub fn asked(&self, vars: &Vars) -> Result<Asked> {
+        let request = Request::Hotfix { version: self.version.clone(), to: self.to.clone(), back_merge: self.back_merge };
+        self.delivery.asked(request, vars)
+    }
+}
+
 impl Rollback {
     /// The request.
     pub fn asked(&self, vars: &Vars) -> Result<Asked> {
@@ -265,12 +297,13 @@ impl About {
             ["release"] => Request::Release,
             ["pr-opened"] => Request::PrOpened,
             ["pr-closed"] => Request::PrClosed,
+            ["hotfix", version] => Request::Hotfix { version: (*version).into(), to: self.to.clone(), back_merge: self.back_merge },
             ["rollback", environment] => Request::Rollback { environment: (*environment).into(), to: self.to.clone() },
             ["deploy", environment, version] => Request::Deploy { environment: (*environment).into(), version: (*version).into() },
             other => {
                 let sentence = format!("{:?} is not an event", other.join(" "));
                 return Err(Error::new(Reason::InputInvalid, sentence)
-                    .hint("write merge, release, pr-opened, pr-closed, deploy ENV VERSION, or rollback ENV"));
+                    .hint("write merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, or rollback ENV"));
             }
         };
         self.delivery.asked(request, vars)

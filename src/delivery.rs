@@ -103,10 +103,13 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let ancestry = expected.as_ref().map_or(true, asks_ancestry);
     let store = Store::of(world, &loaded.config, &loaded.folder, &forge)?;
     let facts = match expected {
-        Err(error) if matches!(asked.request, Request::Rollback { .. }) => return Err(error), // there is nothing to look up for it
-        Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) => gather::assume(&event, asked),
+        Err(error) if matches!(asked.request, Request::Rollback { .. } | Request::Hotfix { .. }) => return Err(error), // there is nothing to look up for it
+        // Where a release says that it was made is a hint; ancestry decides.
+        Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) && decision.reason != Reason::EventOffDefault => {
+            gather::assume(&event, asked)
+        }
         Ok(_) | Err(_) => {
-            let mut facts = gather::gather(&mut event, asked, (&checkout, &forge), ancestry).await?;
+            let mut facts = gather::gather(&mut event, asked, (&loaded.config, &checkout, &forge), ancestry).await?;
             if let Request::Rollback { environment, to } = &asked.request {
                 facts.back = Some(gather::back(&store, &loaded.config.project, environment, to.as_deref()).await?);
             }
@@ -119,8 +122,17 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     if plan.steps.iter().any(|step| matches!(step.work, Work::Lock | Work::Tags(_))) {
         plan.lock = Some(Lock { key: key.to_string(), scope: store.scope.clone(), store: store.kind() });
         plan.warnings = warnings(world, &loaded, &plan, (asked.lock_timeout, store.protects(state::is_ci(&world.vars))));
+        plan.warnings.extend(
+            decision.fix.as_ref().and_then(unmerged).filter(|_| plan.steps.iter().all(|step| !matches!(step.work, Work::BackMerge(_)))),
+        );
     }
     Ok(Prepared { event, loaded, decision, plan, forge, store, key, lock_timeout: asked.lock_timeout })
+}
+
+/// A fix that the default branch lacks is lost with the next release from there.
+fn unmerged(fix: &context::Fix) -> Option<String> {
+    let lacks = fix.on_default == Some(false);
+    lacks.then(|| format!("the default branch lacks this fix: merge {} there, or the next release brings the fault back", fix.branch))
 }
 
 /// What can be foreseen to go wrong.
@@ -138,6 +150,9 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
         Work::Lock
         | Work::Tags(_)
         | Work::Record
+        | Work::Release(_)
+        | Work::BackMerge(_)
+        | Work::Keep
         | Work::After(_)
         | Work::Image(_)
         | Work::Migrate(_)

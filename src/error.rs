@@ -48,7 +48,7 @@ reasons! {
     EventLabel "event.label" 0 "The pull request lacks the label that the preview asks for.";
     EventPrerelease "event.prerelease" 0 "The environment does not take pre-releases.";
     EventNotAVersion "event.not-a-version" 0 "The tag is not a version, so `when: release` does not claim it.";
-    EventOffDefault "event.off-default" 0 "The released commit is not on the default branch; hot fixes are deployed by hand.";
+    EventOffDefault "event.off-default" 0 "The released commit is not on the default branch, and it takes no lane for hot fixes (`hotfix:`).";
     EventMergeGroup "event.merge-group" 0 "A merge queue only checks; the merge itself deploys.";
     EventSchedule "event.schedule" 0 "A schedule deploys nothing by itself.";
     EventUntrusted "event.untrusted" 0 "`pull_request_target` and `workflow_run` mix secrets with untrusted code; only removal is done there.";
@@ -96,6 +96,7 @@ reasons! {
     GateAfter "gate.after" 4 "The same image has not succeeded in the environment that must come before (`after:`).";
     GateSoak "gate.soak" 4 "The same image has not run there for long enough (`soak:`).";
     GateQuarantined "gate.quarantined" 4 "The image is in quarantine (`tidegate quarantine`).";
+    GateHotfix "gate.hotfix" 4 "It is no hot fix: its branch, its number or its history does not fit, or `hotfix: forbid`.";
     GateMigration "gate.migration" 4 "A migration that is not `backward-compatible` lies between the two versions, so the older one may not fit the database.";
     OrderUnknown "order.unknown" 4 "It cannot be said whether the version is newer than what runs, and nobody asked for it by hand.";
     TagMoved "tag.moved" 4 "A released tag points elsewhere now; versions do not change.";

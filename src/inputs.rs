@@ -9,10 +9,11 @@ use crate::vars::Vars;
 use std::path::PathBuf;
 
 /// Every input, as `action.yml` declares it.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 17] = [
     "command",
     "environment",
     "version",
+    "branch",
     "override",
     "reason",
     "config",
@@ -29,15 +30,16 @@ pub const NAMES: [&str; 16] = [
 ];
 
 /// Commands that deliver.
-const RUNS: [&str; 7] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy", "rollback"];
+const RUNS: [&str; 8] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy", "hotfix", "rollback"];
 /// All commands that make sense as a step.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "merge",
     "release",
     "pr-opened",
     "pr-closed",
     "deploy",
+    "hotfix",
     "rollback",
     "plan",
     "explain",
@@ -183,6 +185,14 @@ impl<'a> Inputs<'a> {
                         .hint("with: {command: deploy, environment: production, version: 1.4.2}")
                 })?);
             }
+        }
+        if command == "hotfix" {
+            line.extend(self.text("environment").into_iter().flat_map(|name| ["--to".to_owned(), name.to_owned()]));
+            line.push("--".to_owned());
+            line.push(self.text("version").map(str::to_owned).ok_or_else(|| {
+                Error::new(Reason::InputInvalid, "the input `version` is empty, and `command: hotfix` needs it")
+                    .hint("with: {command: hotfix, version: 1.4.3, branch: hotfix/1.4.3}")
+            })?);
         }
         if command == "rollback" {
             line.extend(self.text("version").into_iter().flat_map(|version| ["--to".to_owned(), version.to_owned()]));

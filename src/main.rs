@@ -115,6 +115,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::PrClosed(_)
         | Command::Deploy(_)
         | Command::Rollback(_)
+        | Command::Hotfix(_)
         | Command::Quarantine(_)
         | Command::Plan(_)
         | Command::Drain(_)
@@ -144,6 +145,7 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
         Command::PrOpened(args) => deliver(&world, args, args.asked(Request::PrOpened, &world.vars)).await,
         Command::PrClosed(args) => deliver(&world, args, args.asked(Request::PrClosed, &world.vars)).await,
         Command::Deploy(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
+        Command::Hotfix(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
         Command::Rollback(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
         Command::Quarantine(args) => commands::quarantine::run(&world, args).await.and_then(print_some),
         Command::Plan(about) => {

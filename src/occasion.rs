@@ -12,6 +12,7 @@ pub(crate) enum Occasion {
     PullRequest { open: bool },
     Manual { environment: String, version: Option<String> },
     Rollback { environment: String },
+    Hotfix { to: Option<String> },
 }
 
 /// Reasons to stop before any environment is asked.
@@ -48,6 +49,7 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
         Request::Deploy { environment, version } => {
             Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
         }
+        Request::Hotfix { to, .. } => Ok(Occasion::Hotfix { to: to.clone() }),
         Request::Rollback { environment, .. } => Ok(Occasion::Rollback { environment: environment.clone() }),
     }
 }

@@ -34,6 +34,11 @@ impl Version {
         self.semver.is_some()
     }
 
+    /// Major, minor and patch, where this is SemVer.
+    pub fn numbers(&self) -> Option<(u64, u64, u64)> {
+        self.semver.as_ref().map(|version| (version.major, version.minor, version.patch))
+    }
+
     /// Whether SemVer calls this a pre-release.
     pub fn is_prerelease(&self) -> bool {
         self.semver.as_ref().is_some_and(|version| !version.pre.is_empty())

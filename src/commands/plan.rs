@@ -11,7 +11,8 @@ pub async fn plan(world: &World, asked: &Asked) -> Result<Plan> {
         Ok(prepared) => Ok(prepared.plan),
         // What is asked for cannot be done: that is an answer too.
         Err(error)
-            if matches!(error.reason, Reason::InputEnvironment | Reason::InputVersion | Reason::InputEvent | Reason::ConfigOverlap) =>
+            if matches!(error.reason, Reason::InputEnvironment | Reason::InputVersion | Reason::InputEvent | Reason::ConfigOverlap)
+                || matches!(error.reason, Reason::GateHotfix | Reason::GateMigration | Reason::GateQuarantined | Reason::TagMoved) =>
         {
             Ok(Plan::refused(&error))
         }

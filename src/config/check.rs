@@ -3,7 +3,7 @@
 use super::problem::{Problem, did_you_mean};
 use super::template;
 use super::tree::Node;
-use super::{Config, Dockerfile, Drain, EnsureRepository, Environment, Gate, Image, Promote, Target, When, WhenEvent};
+use super::{Config, Dockerfile, Drain, EnsureRepository, Environment, Gate, HotfixRule, Image, Promote, Target, When, WhenEvent};
 use std::collections::BTreeMap;
 
 /// Every rule that is broken.
@@ -26,8 +26,11 @@ pub fn check(config: &Config, tree: &Node) -> Vec<Problem> {
         checker.environment(name, environment);
     }
     checker.claims();
-    if let Some(hotfix) = &config.hotfix {
+    if let Some(HotfixRule::Lane(hotfix)) = &config.hotfix {
         checker.environment_named("hotfix.to", &hotfix.to);
+        if config.environments.get(&hotfix.to).is_some_and(Environment::is_preview) {
+            checker.report("hotfix.to", format!("{} is made by pull requests", hotfix.to), "name an environment that stays");
+        }
         hotfix.branches.iter().enumerate().for_each(|(n, glob)| checker.glob(&format!("hotfix.branches[{n}]"), glob));
     }
     checker.problems

@@ -80,8 +80,12 @@ pub struct Config {
     /// The places versions go to, by name.
     #[serde(default)]
     pub environments: IndexMap<String, Environment>,
-    /// The lane for fixes of a released version.
-    pub hotfix: Option<Hotfix>,
+    /// The lane for fixes of a released version, or forbid.
+    pub hotfix: Option<HotfixRule>,
+    /// What the tags of this project begin with, as release/ or svc-a/; a v after it is optional.
+    #[serde(default)]
+    #[schemars(regex(pattern = r"^([A-Za-z0-9._-]+[/@-])?$"))]
+    pub tag_prefix: String,
     /// The comment on the pull request.
     #[serde(default)]
     pub comment: CommentRules,
@@ -148,6 +152,24 @@ pub enum Association {
     Contributor,
 }
 
+/// The lane for fixes of a released version, or that there is none.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum HotfixRule {
+    /// `forbid`: nothing is released beside the default branch.
+    Word(Forbid),
+    /// Where they come from, and where they go.
+    Lane(Hotfix),
+}
+
+/// That something is forbidden.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Forbid {
+    /// It is.
+    Forbid,
+}
+
 /// The lane for fixes of a released version.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -188,4 +210,11 @@ pub enum CommentMode {
     OnFailure,
     /// Not at all.
     Never,
+}
+
+impl Config {
+    /// A tag without what the tags of this project begin with; nothing when it is another project's.
+    pub fn bare_tag<'t>(&self, tag: &'t str) -> Option<&'t str> {
+        tag.strip_prefix(self.tag_prefix.as_str())
+    }
 }

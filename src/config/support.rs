@@ -11,7 +11,6 @@ pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<
     found.extend((config.builder != "auto").then(|| "builder".to_owned()));
     found.extend((!config.trust.bots.is_empty()).then(|| "trust.bots".to_owned()));
     found.extend((!config.trust.directives.is_empty()).then(|| "trust.directives".to_owned()));
-    found.extend(config.hotfix.is_some().then(|| "hotfix".to_owned()));
     found.extend((!config.comment.preview_of_merge).then(|| "comment.preview-of-merge".to_owned()));
     for (name, image) in &config.images {
         found.extend((!image.paths.is_empty()).then(|| format!("images.{name}.paths")));

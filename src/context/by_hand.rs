@@ -1,7 +1,7 @@
 //! What a person asks for by name: a version on an environment, or the way back. Pure.
 
 use super::{Decision, Facts, Outcome, Ruling, is_alias, not_asked, stopped};
-use crate::config::Config;
+use crate::config::{Config, HotfixRule};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind, short};
 use crate::gates;
@@ -18,6 +18,82 @@ pub struct Back {
     pub from: String,
     /// A delivery in between that migrated the database, if one did.
     pub migrated: Option<String>,
+}
+
+/// A fix of a released version, from a branch beside the default one.
+#[derive(Clone, Debug)]
+pub struct Fix {
+    /// The branch.
+    pub branch: String,
+    /// Its commit.
+    pub tip: String,
+    /// The tag of the fix.
+    pub tag: String,
+    /// Whether the tag is there already.
+    pub is_tagged: bool,
+    /// The version of the fix.
+    pub version: Version,
+    /// The tag of the release that it fixes.
+    pub fixes: String,
+    /// Whether the default branch has it, if that can be said.
+    pub on_default: Option<bool>,
+}
+
+impl Fix {
+    /// What it is, for a person.
+    pub fn sentence(&self) -> String {
+        let there = match self.on_default {
+            Some(true) => "; the default branch has it",
+            Some(false) => "; the default branch does not have it yet",
+            None => "",
+        };
+        format!("a hot fix of {} from {}{there}", self.fixes, self.branch)
+    }
+}
+
+/// A hot fix that was asked for: it goes where the lane leads, and no further.
+pub(super) fn hot_fix(config: &Config, to: Option<&str>, facts: &Facts) -> Result<Decision> {
+    let lane = match &config.hotfix {
+        Some(HotfixRule::Lane(lane)) => Some(lane.to.as_str()),
+        Some(HotfixRule::Word(_)) => {
+            let sentence = "`hotfix: forbid`: nothing is released beside the default branch here";
+            return Err(Error::new(Reason::GateHotfix, sentence).hint("merge the fix, and release it from there"));
+        }
+        None => None,
+    };
+    let environment = to.or(lane).ok_or_else(|| {
+        Error::new(Reason::InputEnvironment, "it is not said where a hot fix goes")
+            .hint("add `hotfix: {branches: [\"hotfix/*\"], to: staging}` to tidegate.yml, or name it with --to")
+    })?;
+    let rules = config.environments.get(environment).ok_or_else(|| unknown_environment(config, environment))?;
+    if rules.is_preview() {
+        return Err(Error::new(Reason::InputEnvironment, format!("{environment} is made by pull requests, not by hand"))
+            .hint("name an environment that stays"));
+    }
+    let mut decision = named(config, environment, "a hot fix", facts);
+    if let Some(Ok(fix)) = &facts.fix {
+        decision.sentence = fix.sentence();
+        decision.version = Some(fix.version.clone());
+        decision.commit = Some(fix.tip.clone());
+        decision.fix = Some(fix.clone());
+    }
+    Ok(decision)
+}
+
+/// A decision about an environment that somebody named.
+fn named(config: &Config, environment: &str, why: &str, facts: &Facts) -> Decision {
+    let rulings = config.environments.keys().map(|name| {
+        let matched = name == environment;
+        let why = if matched { why.to_owned() } else { format!("{environment} was asked for") };
+        Ruling { environment: name.clone(), matched, why }
+    });
+    Decision {
+        outcome: Outcome::Deploy,
+        environment: Some(environment.to_owned()),
+        by_hand: true,
+        overrides: facts.lifted.clone(),
+        ..stopped(skip(Reason::Planned, why), rulings.collect())
+    }
 }
 
 /// A deploy by hand: the environment must exist; the version may be a tag, a version or a commit.
@@ -44,7 +120,8 @@ pub(super) fn manual(event: &Event, config: &Config, environment: &str, version:
     let full = crate::event::is_full_sha(&said).then(|| said.to_ascii_lowercase());
     // A commit, or a branch, which stands for its present commit: the version is the commit's short form.
     let by_commit = full.clone().or_else(|| facts.version_commit.clone().filter(|_| !facts.version_is_tag));
-    let version = Version::parse(&by_commit.as_deref().map_or(said.clone(), short))?;
+    let bare = config.bare_tag(&said).unwrap_or(&said).to_owned();
+    let version = Version::parse(&by_commit.as_deref().map_or(bare, short))?;
     let of_ref = || event.sha.clone().filter(|_| from_ref);
     let commit = full.or_else(|| facts.version_commit.clone()).or_else(of_ref);
     if is_alias(config, version.as_str()) {
@@ -55,20 +132,7 @@ pub(super) fn manual(event: &Event, config: &Config, environment: &str, version:
         return Err(Error::new(Reason::InputEnvironment, format!("{environment} is made by pull requests, not by hand"))
             .hint("push to the pull request, or deploy to another environment"));
     }
-    let why = "asked for by hand".to_owned();
-    let rulings = config.environments.keys().map(|name| {
-        let matched = name == environment;
-        Ruling { environment: name.clone(), matched, why: if matched { why.clone() } else { format!("{environment} was asked for") } }
-    });
-    Ok(Decision {
-        outcome: Outcome::Deploy,
-        environment: Some(environment.to_owned()),
-        version: Some(version),
-        commit,
-        by_hand: true,
-        overrides: facts.lifted.clone(),
-        ..stopped(skip(Reason::Planned, why.clone()), rulings.collect())
-    })
+    Ok(Decision { version: Some(version), commit, ..named(config, environment, "asked for by hand", facts) })
 }
 
 /// Back to what ran before: the records say which images that was.
@@ -81,16 +145,7 @@ pub(super) fn rollback(config: &Config, environment: &str, facts: &Facts) -> Res
         )
         .hint("push to the pull request"));
     }
-    let why = format!("{environment} was asked to go back");
-    let rulings =
-        config.environments.keys().map(|name| Ruling { environment: name.clone(), matched: name == environment, why: why.clone() });
-    let mut decision = Decision {
-        outcome: Outcome::Deploy,
-        environment: Some(environment.to_owned()),
-        by_hand: true,
-        overrides: facts.lifted.clone(),
-        ..stopped(skip(Reason::Planned, "back to the last good version"), rulings.collect())
-    };
+    let mut decision = named(config, environment, "back to the last good version", facts);
     let Some(Back { to, from, migrated }) = &facts.back else { return Ok(decision) };
     let at = to.ended.as_ref().map(|ended| ended.at.chars().take(10).collect::<String>()).unwrap_or_default();
     decision.sentence = format!("back from {from}; {} was delivered by {} on {at}", to.version, to.who);

@@ -1,6 +1,6 @@
 //! Event + rules + facts → every question answered: which environment, which version, of which commit. Pure.
 
-use crate::config::{Config, Environment, Loaded, When, WhenEvent};
+use crate::config::{Config, Environment, HotfixRule, Loaded, When, WhenEvent};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind, short};
 use crate::gates::{self, Override};
@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 
 mod by_hand;
 
-pub use by_hand::{Back, unknown_environment};
+pub use by_hand::{Back, Fix, unknown_environment};
 
-use by_hand::{manual, rollback};
+use by_hand::{hot_fix, manual, rollback};
 
 /// What is asked for: what the event says, or one thing by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,15 @@ pub enum Request {
         /// The version to go back to; the last good one when not given.
         to: Option<String>,
     },
+    /// A fix of a released version, from a branch beside the default one.
+    Hotfix {
+        /// The version that the fix gets.
+        version: String,
+        /// The environment's key; that of the configuration when not given.
+        to: Option<String>,
+        /// Whether a pull request brings it to the default branch.
+        back_merge: bool,
+    },
 }
 
 /// What was read from outside because the event does not hold it.
@@ -61,6 +70,8 @@ pub struct Facts {
     pub lifted: Override,
     /// Where a rollback leads.
     pub back: Option<Back>,
+    /// The hot fix that was asked for, or that a release beside the default branch is; or why that is none.
+    pub fix: Option<std::result::Result<Fix, String>>,
     /// What was taken for granted without asking.
     pub assumed: Vec<String>,
 }
@@ -122,6 +133,8 @@ pub struct Decision {
     pub by_hand: bool,
     /// The very images to deploy, by key, where records name them.
     pub pinned: BTreeMap<String, String>,
+    /// The hot fix that is delivered.
+    pub fix: Option<Fix>,
     /// Gates that a person lifts.
     pub overrides: Override,
     /// Those of them that were closed, with the reason.
@@ -150,12 +163,15 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
     if let Occasion::Rollback { environment } = &occasion {
         return rollback(config, environment, facts);
     }
+    if let Occasion::Hotfix { to } = &occasion {
+        return hot_fix(config, to.as_deref(), facts).map(|decision| unless_frozen(decision, event, config, (&occasion, facts)));
+    }
     if !facts.lifted.gates.is_empty() {
         let sentence = "--override is for what is deployed by hand, and here an event decides";
         return Err(Error::new(Reason::InputInvalid, sentence).hint("tidegate deploy ENV VERSION --override GATE --reason TEXT"));
     }
     let asked = config.environments.iter().map(|(name, rules)| {
-        let answer = claims(rules, &occasion, event, variables);
+        let answer = claims((config, rules), &occasion, event, variables);
         let (matched, why) = match &answer {
             Ok(why) => (true, why.clone()),
             Err(stop) => (false, stop.sentence.clone()),
@@ -168,7 +184,8 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         [] => Ok(stopped(nearest(answers, &occasion), rulings)),
         [one] => {
             let environment = one.environment.clone();
-            settle(event, &occasion, environment, facts, rulings).map(|decision| unless_frozen(decision, event, config, (&occasion, facts)))
+            settle((event, config), &occasion, environment, facts, rulings)
+                .map(|decision| unless_frozen(decision, event, config, (&occasion, facts)))
         }
         several => {
             let problem = |ruling: &&Ruling| {
@@ -204,7 +221,11 @@ fn check_named(event: &Event, config: &Config, occasion: &Occasion) -> Result<()
 /// Whether a text is a tag that moves.
 fn is_alias(config: &Config, text: &str) -> bool {
     let aliases = config.environments.values().flat_map(|rules| rules.tags.iter().map(String::as_str));
-    aliases.chain(["latest", crate::registry::store::CACHE_TAG]).any(|alias| alias == text)
+    let kept = config
+        .environments
+        .keys()
+        .any(|name| text.strip_prefix(&crate::plan::kept_tag(name)).is_some_and(|rest| matches!(rest, "" | "-prev")));
+    kept || aliases.chain(["latest", crate::registry::store::CACHE_TAG]).any(|alias| alias == text)
 }
 
 /// Nothing is switched in a freeze, unless a person lifts it. GitLab only says that one is on: whoever deploys has to stop.
@@ -259,6 +280,7 @@ fn stopped(stop: Stop, rulings: Vec<Ruling>) -> Decision {
         rulings,
         by_hand: false,
         pinned: BTreeMap::new(),
+        fix: None,
         overrides: Override::default(),
         lifted: Vec::new(),
     }
@@ -274,16 +296,22 @@ fn nearest(answers: Vec<std::result::Result<String, Stop>>, occasion: &Occasion)
             Occasion::Tag { tag, .. } => format!("the tag {tag}"),
             Occasion::PullRequest { .. } => "pull requests".to_owned(),
             Occasion::Manual { environment, .. } | Occasion::Rollback { environment } => format!("a deploy to {environment}"),
+            Occasion::Hotfix { .. } => "a hot fix".to_owned(),
         };
         skip(Reason::EventIgnored, format!("no environment in tidegate.yml claims {what}"))
     })
 }
 
 /// Whether an environment claims the occasion: why, or why not.
-fn claims(rules: &Environment, occasion: &Occasion, event: &Event, variables: &Variables) -> std::result::Result<String, Stop> {
+fn claims(
+    (config, rules): (&Config, &Environment),
+    occasion: &Occasion,
+    event: &Event,
+    variables: &Variables,
+) -> std::result::Result<String, Stop> {
     let mut no: Option<Stop> = None;
     for when in rules.when.as_slice() {
-        match claim(when, rules, occasion, event) {
+        match claim(when, (config, rules), occasion, event) {
             Ok(why) => return condition(rules, variables).map(|()| why),
             Err(stop) if no.as_ref().is_none_or(|old| old.reason == Reason::EventIgnored) => no = Some(stop),
             Err(_less_specific) => {}
@@ -301,7 +329,7 @@ fn condition(rules: &Environment, variables: &Variables) -> std::result::Result<
     }
 }
 
-fn claim(when: &When, rules: &Environment, occasion: &Occasion, event: &Event) -> std::result::Result<String, Stop> {
+fn claim(when: &When, (config, rules): (&Config, &Environment), occasion: &Occasion, event: &Event) -> std::result::Result<String, Stop> {
     let no = |sentence: String| Err(skip(Reason::EventIgnored, sentence));
     match (when, occasion) {
         (When::Event(WhenEvent::Manual), _) => no("only by hand".into()),
@@ -312,7 +340,7 @@ fn claim(when: &When, rules: &Environment, occasion: &Occasion, event: &Event) -
             Err(refuse(Reason::InputEvent, "the default branch is not known: name it with --default-branch"))
         }
         (When::Event(WhenEvent::Merge), Occasion::Push { branch, .. }) => no(format!("{branch} is not the default branch")),
-        (When::Event(WhenEvent::Release), Occasion::Tag { tag, prerelease }) => release(rules, tag, *prerelease),
+        (When::Event(WhenEvent::Release), Occasion::Tag { tag, prerelease }) => release(config, rules, tag, *prerelease),
         (When::Event(WhenEvent::PullRequest), Occasion::PullRequest { open }) => preview(rules, event, *open),
         (When::Branch(rule), Occasion::Push { branch, .. }) => {
             match (glob(&rule.branch, branch), rule.except.iter().find(|glob_| glob(glob_, branch))) {
@@ -343,8 +371,12 @@ fn spoken(event: WhenEvent) -> &'static str {
     }
 }
 
-fn release(rules: &Environment, tag: &str, marked: bool) -> std::result::Result<String, Stop> {
-    let version = match Version::parse(tag) {
+fn release(config: &Config, rules: &Environment, tag: &str, marked: bool) -> std::result::Result<String, Stop> {
+    let Some(bare) = config.bare_tag(tag) else {
+        let sentence = format!("{tag} is of something else: the tags of this project begin with {}", config.tag_prefix);
+        return Err(skip(Reason::EventNotAVersion, sentence));
+    };
+    let version = match Version::parse(bare) {
         Ok(version) if version.is_semver() => version,
         Err(error) if tag.contains('+') => {
             return Err(refuse(Reason::InputVersion, format!("{}; leave the build metadata out of the tag", error.sentence)));
@@ -386,13 +418,40 @@ fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Resul
     Ok(format!("{name} {number} is open"))
 }
 
-fn glob(pattern: &str, name: &str) -> bool {
+/// Whether a glob fits a branch.
+pub(crate) fn glob(pattern: &str, name: &str) -> bool {
     let built = globset::GlobBuilder::new(pattern).literal_separator(true).build();
     built.is_ok_and(|glob| glob.compile_matcher().is_match(name))
 }
 
+/// Where a hot fix goes.
+struct Lane {
+    to: String,
+    fix: Fix,
+}
+
+/// A release beside the default branch is a hot fix, or nothing happens.
+fn off_default(event: &Event, config: &Config, tag: &str, facts: &Facts) -> std::result::Result<Lane, Stop> {
+    let branch = event.default_branch.as_deref().unwrap_or("the default branch");
+    let no = |why: &str| skip(Reason::EventOffDefault, format!("{tag} is not on {branch}; {why}"));
+    match (&config.hotfix, &facts.fix) {
+        (Some(HotfixRule::Lane(lane)), Some(Ok(fix))) => Ok(Lane { to: lane.to.clone(), fix: fix.clone() }),
+        (_, Some(Err(why))) => Err(no(why)),
+        (Some(HotfixRule::Lane(_)), None) => {
+            Err(no("whether it is a hot fix is asked by `plan` and `run`, which look at its branch and history"))
+        }
+        (_, Some(Ok(_)) | None) => Err(no(&format!("a hot fix is deployed by hand: tidegate deploy ENVIRONMENT {tag}"))),
+    }
+}
+
 /// One environment claims the event: its version and commit.
-fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts, rulings: Vec<Ruling>) -> Result<Decision> {
+fn settle(
+    (event, config): (&Event, &Config),
+    occasion: &Occasion,
+    environment: String,
+    facts: &Facts,
+    rulings: Vec<Ruling>,
+) -> Result<Decision> {
     let why = rulings.iter().find(|ruling| ruling.matched).map(|ruling| ruling.why.clone()).unwrap_or_default();
     let mut decision = Decision {
         outcome: Outcome::Deploy,
@@ -406,11 +465,16 @@ fn settle(event: &Event, occasion: &Occasion, environment: String, facts: &Facts
     }
     if let Occasion::Tag { tag, .. } = occasion {
         if facts.on_default_branch == Some(false) {
-            let branch = event.default_branch.as_deref().unwrap_or("the default branch");
-            let sentence = format!("{tag} is not on {branch}; a hot fix is deployed by hand: tidegate deploy ENVIRONMENT {tag}");
-            return Ok(stopped(skip(Reason::EventOffDefault, sentence), decision.rulings));
+            match off_default(event, config, tag, facts) {
+                Ok(fix) => {
+                    decision.environment = Some(fix.to);
+                    decision.sentence = fix.fix.sentence();
+                    decision.fix = Some(fix.fix);
+                }
+                Err(stop) => return Ok(stopped(stop, decision.rulings)),
+            }
         }
-        decision.version = Some(Version::parse(tag)?);
+        decision.version = Some(Version::parse(config.bare_tag(tag).unwrap_or(tag))?);
     }
     let commit = event.sha.as_deref().ok_or_else(|| {
         let said = match &event.tag {

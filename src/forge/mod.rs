@@ -16,6 +16,7 @@ pub mod github;
 pub mod gitlab;
 pub mod gitlab_records;
 pub mod refs;
+pub mod releases;
 pub mod thread;
 
 /// The task name of deployments that tidegate records, so that it never takes one for a request.

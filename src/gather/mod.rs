@@ -1,6 +1,7 @@
 //! Reads what a decision needs from outside and the event does not hold. The only stage before `run` that may connect.
 
 use crate::checkout::{Ancestry, Checkout};
+use crate::config::Config;
 use crate::context::{Facts, Request};
 use crate::delivery::Asked;
 use crate::error::{Error, Reason, Result};
@@ -8,8 +9,11 @@ use crate::event::{Event, Kind};
 use crate::forge::Forge;
 
 mod back;
+mod hotfix;
 
 pub use back::back;
+
+use hotfix::Sources;
 
 /// What `explain` takes for granted instead of asking: it opens no connection.
 pub fn assume(event: &Event, asked: &Asked) -> Facts {
@@ -39,7 +43,12 @@ fn known(asked: &Asked) -> Facts {
 
 /// Asks git first, then the forge, and only what this event needs.
 /// `ancestry`: whether a tag has to be on the default branch.
-pub async fn gather(event: &mut Event, asked: &Asked, (checkout, forge): (&Checkout, &Forge), ancestry: bool) -> Result<Facts> {
+pub async fn gather(
+    event: &mut Event,
+    asked: &Asked,
+    (config, checkout, forge): (&Config, &Checkout, &Forge),
+    ancestry: bool,
+) -> Result<Facts> {
     let (request, mut facts) = (&asked.request, known(asked));
     if event.default_branch.is_none() {
         event.default_branch = forge.default_branch().await?;
@@ -65,10 +74,17 @@ pub async fn gather(event: &mut Event, asked: &Asked, (checkout, forge): (&Check
         event.more.draft |= forge.is_upcoming(&tag).await?;
     }
     if let Some(tag) = released_tag(event, request).filter(|_| ancestry) {
-        facts.on_default_branch = Some(on_default_branch(event, &tag, checkout, forge).await?);
+        let on_default = on_default_branch(event, &tag, checkout, forge).await?;
+        facts.on_default_branch = Some(on_default);
+        if !on_default {
+            facts.fix = Some(hotfix::released(event, &tag, &Sources { config, checkout, forge }).await?);
+        }
+    }
+    if let Request::Hotfix { version, .. } = request {
+        facts.fix = Some(Ok(hotfix::named(event, version, &Sources { config, checkout, forge }).await?));
     }
     if let Some(version) = named_version(event, request) {
-        (facts.version_commit, facts.version_is_tag) = version_commit(&version, checkout, forge).await?;
+        (facts.version_commit, facts.version_is_tag) = version_commit(config, &version, checkout, forge).await?;
         if let (Kind::RepositoryDispatch, false, Some(commit)) = (event.kind, facts.version_is_tag, &facts.version_commit) {
             reachable(commit, event.default_branch.as_deref(), forge).await?;
         }
@@ -99,7 +115,9 @@ fn named_version(event: &Event, request: &Request) -> Option<String> {
     let said = match request {
         Request::Deploy { version, .. } => Some(version.clone()),
         Request::Event => event.more.inputs.get("version").cloned(),
-        Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed | Request::Rollback { .. } => None,
+        Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed | Request::Rollback { .. } | Request::Hotfix { .. } => {
+            None
+        }
     };
     said.map(|version| version.trim().to_owned()).filter(|version| !version.is_empty() && !crate::event::is_full_sha(version))
 }
@@ -129,15 +147,17 @@ async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge:
 }
 
 /// The exact tag first, then the other spelling (`v1.2.3` and `1.2.3` are one version), then a branch or commit.
-async fn version_commit(version: &str, checkout: &Checkout, forge: &Forge) -> Result<(Option<String>, bool)> {
-    let other = match version.strip_prefix('v') {
-        Some(bare) => bare.to_owned(),
-        None => format!("v{version}"),
+async fn version_commit(config: &Config, version: &str, checkout: &Checkout, forge: &Forge) -> Result<(Option<String>, bool)> {
+    let (prefix, bare) = (&config.tag_prefix, config.bare_tag(version).unwrap_or(version));
+    let other = match bare.strip_prefix('v') {
+        Some(number) => format!("{prefix}{number}"),
+        None => format!("{prefix}v{bare}"),
     };
-    if let Some(commit) = checkout.tag(version).or_else(|| checkout.tag(&other)) {
+    let exact = format!("{prefix}{bare}");
+    if let Some(commit) = checkout.tag(&exact).or_else(|| checkout.tag(&other)) {
         return Ok((Some(commit), true));
     }
-    for name in [version, &other] {
+    for name in [&exact, &other] {
         if let Some(commit) = forge.tag(name).await? {
             return Ok((Some(commit), true));
         }

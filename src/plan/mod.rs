@@ -17,6 +17,7 @@ mod recipes;
 mod switch;
 
 use recipes::Builder;
+pub use switch::kept_tag;
 
 /// Everything that a run will do.
 #[derive(Clone, Debug, Serialize)]
@@ -195,6 +196,8 @@ pub enum Work {
     Lock,
     /// Move the image's aliases forward; the index into `images`.
     Tags(usize),
+    /// Make the release and its tag.
+    Release(ReleaseWork),
     /// Write down that the delivery begins.
     Record,
     /// Make sure the image is in its registry; the index into `images`.
@@ -207,6 +210,10 @@ pub enum Work {
     Migrate(Box<MigrateWork>),
     /// Deploy to a target.
     Target(Box<targets::Work>),
+    /// Give what runs here a tag that lifecycle rules spare.
+    Keep,
+    /// Bring a hot fix to the default branch by a pull request.
+    BackMerge(BackMergeWork),
     /// Start a pipeline elsewhere.
     Trigger(Box<TriggerWork>),
     /// Remove what a preview has at a target.
@@ -246,6 +253,28 @@ pub struct DrainWork {
     pub on_timeout: config::OnTimeout,
     /// The role to assume.
     pub role: Option<String>,
+}
+
+/// A release to make.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReleaseWork {
+    /// The tag.
+    pub tag: String,
+    /// The commit.
+    pub commit: String,
+    /// What the release says.
+    pub body: String,
+}
+
+/// A pull request to open.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackMergeWork {
+    /// From there.
+    pub branch: String,
+    /// To there; the default branch is asked for when it is not known yet.
+    pub base: String,
+    /// The version that it brings.
+    pub version: String,
 }
 
 /// A migration, with all placeholders filled that are known before the images are.
@@ -302,6 +331,7 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,
             (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
             (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
+            (_, Request::Hotfix { back_merge, .. }, _) => builder.hot_fixed(*back_merge)?,
             (_, Request::Rollback { .. }, _) => builder.rolled_back()?,
             (_, Request::Deploy { .. } | Request::Event | Request::PrClosed, _) => builder.deployed_by_hand()?,
         }

@@ -1,6 +1,6 @@
 //! One recipe per event, in the order of a version's life; then the parts that recipes are made of. Pure.
 
-use super::{Action, Build, DrainWork, Plan, PlannedGate, PlannedImage, Step, Work};
+use super::{Action, BackMergeWork, Build, DrainWork, Plan, PlannedGate, PlannedImage, ReleaseWork, Step, Work};
 use crate::config::{self, Config, Dockerfile, Environment, Gate, Loaded, Promote, Target, template::Values};
 use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
@@ -57,6 +57,29 @@ impl Builder<'_> {
         self.begin();
         self.gates()?;
         self.switch()
+    }
+
+    /// The release is made when the images are there: a build that fails leaves no version behind.
+    pub(super) fn hot_fixed(&mut self, back_merge: bool) -> Result<()> {
+        let fix = self.decision.fix.clone().ok_or_else(|| Error::new(Reason::Internal, "a hot fix without its facts"))?;
+        self.images(Action::Promote)?;
+        let title = format!("release {} of {}", fix.tag, short(&fix.tip));
+        let work = ReleaseWork {
+            tag: fix.tag.clone(),
+            commit: fix.tip.clone(),
+            body: format!("A hot fix of {}, from {}.", fix.fixes, fix.branch),
+        };
+        self.step("release", title, self.step_ids(), Work::Release(work));
+        self.begin();
+        self.gates()?;
+        self.switch()?;
+        if back_merge && fix.on_default != Some(true) {
+            let base = self.event.default_branch.clone().unwrap_or_else(|| "main".into());
+            let title = format!("open a pull request from {} to {base}", fix.branch);
+            let work = BackMergeWork { branch: fix.branch, base, version: fix.version.to_string() };
+            self.step("back-merge", title, self.step_ids(), Work::BackMerge(work));
+        }
+        Ok(())
     }
 
     /// The images are those of the record, aliases stay, and the database is not migrated back.

@@ -36,6 +36,11 @@ impl Builder<'_> {
             let after = self.step_ids();
             self.migrate(migrate, after)?;
         }
+        if !policies.is_empty() && !self.plan.is_preview && !self.plan.images.is_empty() {
+            let title =
+                format!("spare {} from lifecycle rules, as {}", self.plan.version.as_deref().unwrap_or_default(), kept_tag(self.name));
+            self.step("keep", title, self.step_ids(), Work::Keep);
+        }
         if !policies.is_empty() {
             let goes_back = policies.iter().any(|policy| policy.policy == config::Rollback::Auto);
             let to = if goes_back { "what each target ran before" } else { "nowhere" };
@@ -305,6 +310,11 @@ impl Builder<'_> {
         let image = self.image_name(job.image.as_deref()).unwrap_or_default();
         Ok(kubernetes::job::Work { target: job.clone(), namespace, from, image, aws: self.aws() })
     }
+}
+
+/// The tag of what runs in an environment.
+pub fn kept_tag(environment: &str) -> String {
+    format!("env-{environment}")
 }
 
 /// Every text of a part of the configuration.

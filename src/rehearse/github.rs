@@ -56,6 +56,16 @@ pub struct Forge {
     pub messages: BTreeMap<String, String>,
     /// Runs: id, the latest try, and whether that has ended.
     pub runs: BTreeMap<String, (u32, bool)>,
+    /// A real repository of git, whose history this is in place of the lists.
+    pub git: Option<std::path::PathBuf>,
+    /// Branches beside the default one, where the history is real.
+    pub branches: Vec<String>,
+    /// Tags that have a release.
+    pub releases: Vec<String>,
+    /// Whether a release is confirmed, and its tag is not made.
+    pub forgets_tags: bool,
+    /// Pull requests that were opened through the API, as they were asked for.
+    pub opened: Vec<Value>,
     /// The time at which statuses are made.
     pub time: String,
     /// Whether a new ref is confirmed and forgotten.
@@ -82,6 +92,11 @@ impl Default for Forge {
             refs: BTreeMap::new(),
             messages: BTreeMap::new(),
             runs: BTreeMap::new(),
+            git: None,
+            branches: Vec::new(),
+            releases: Vec::new(),
+            forgets_tags: false,
+            opened: Vec::new(),
             time: TIME.into(),
             forgets_refs: false,
             forgets_deployments: false,
@@ -132,6 +147,9 @@ impl Forge {
 
     /// The commit that a name stands for.
     pub(super) fn commit(&self, name: &str) -> Option<String> {
+        if let Some(checkout) = self.checkout() {
+            return self.commit_in(&checkout, name);
+        }
         let bare = name.strip_prefix("heads/").unwrap_or(name);
         if bare == self.default_branch || bare == "HEAD" {
             return self.history.last().cloned();
@@ -145,6 +163,9 @@ impl Forge {
     }
 
     fn compare(&self, base: &str, head: &str) -> Option<&'static str> {
+        if let Some(checkout) = self.checkout() {
+            return self.relation(&checkout, base, head);
+        }
         let (base, head) = (self.commit(base)?, self.commit(head)?);
         let position = |sha: &String| self.history.iter().position(|known| known == sha);
         Some(match (position(&base), position(&head)) {
@@ -173,6 +194,9 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     }
     let Some(rest) = path.strip_prefix(&format!("/repos/{}", forge.repository)) else { return not_found() };
     let parts: Vec<&str> = rest.trim_start_matches('/').splitn(3, '/').collect();
+    if let Some(answer) = super::github_life::answer(forge, asked, (asked.method.as_str(), parts.as_slice())) {
+        return answer;
+    }
     match (asked.method.as_str(), parts.as_slice()) {
         ("GET", [""]) => {
             json_answer(200, &shape("repository", &json!({"full_name": forge.repository, "default_branch": forge.default_branch})))

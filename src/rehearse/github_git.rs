@@ -26,6 +26,10 @@ pub fn answer(forge: &mut Forge, asked: &Asked, method: &str, (part, rest): (&st
             None => not_found(),
         },
         ("GET", "matching-refs", Some(prefix)) => {
+            if let Some(beginning) = prefix.strip_prefix("tags/") {
+                let found = forge.tags_like(beginning);
+                return json_answer(200, &found.iter().map(|(tag, sha)| reference(&format!("refs/tags/{tag}"), sha)).collect());
+            }
             let prefix = format!("refs/{prefix}");
             let found = forge.refs.iter().filter(|(name, _)| name.starts_with(&prefix));
             json_answer(200, &found.map(|(name, sha)| reference(name, sha)).collect())

@@ -4,6 +4,7 @@
 
 use super::github;
 use super::sandbox::{Asked, Shared, World, json_answer};
+use crate::checkout::Ancestry;
 use axum::response::Response;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub struct Project {
     pub upcoming: Vec<String>,
     /// Tags with a release.
     pub releases: Vec<String>,
+    /// Merge requests that were opened through the API, as they were asked for.
+    pub opened: Vec<Value>,
     /// Files of generic packages, by path.
     pub packages: BTreeMap<(String, String, String), String>,
     /// Where downloads of packages are: another server's address, instead of GitLab itself.
@@ -215,6 +218,22 @@ fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
                 "created_at": TIME, "allow_failure": false, "target_url": text("target_url"), "description": text("description")}),
             )
         }
+        ("POST", ["releases"]) => {
+            let sent = asked.json();
+            let text = |name: &str| sent.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+            gitlab.releases.push(text("tag_name"));
+            github.release(&text("tag_name"), &text("ref"));
+            json_answer(201, &json!({"tag_name": text("tag_name"), "name": text("name"), "description": text("description")}))
+        }
+        ("POST", ["merge_requests"]) => {
+            gitlab.opened.push(asked.json());
+            json_answer(201, &opened(github, gitlab.opened.len()))
+        }
+        ("GET", ["merge_requests"]) => {
+            let branch = asked.parameter("source_branch");
+            let from = |opened: &&Value| opened.get("source_branch").and_then(Value::as_str) == branch.as_deref();
+            json_answer(200, &gitlab.opened.iter().filter(from).enumerate().map(|(n, _)| opened(github, n + 1)).collect())
+        }
         ("GET", ["releases", tag]) if gitlab.upcoming.iter().any(|known| known == tag) => {
             json_answer(200, &json!({"tag_name": tag, "upcoming_release": true}))
         }
@@ -240,6 +259,16 @@ fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
 /// What the project's git says.
 fn repository(github: &github::Forge, gitlab: &Project, asked: &Asked, rest: &[&str]) -> Response {
     match rest {
+        ["tags"] => {
+            let beginning = asked.parameter("search").unwrap_or_default();
+            let found = github.tags_like(beginning.trim_start_matches('^'));
+            json_answer(200, &found.iter().map(|(name, sha)| json!({"name": name, "commit": commit(sha)})).collect())
+        }
+        ["commits", sha, "refs"] => {
+            let checkout = github.checkout();
+            let holds = |branch: &&String| checkout.as_ref().and_then(|checkout| checkout.tip(branch)).as_deref() == Some(*sha);
+            json_answer(200, &github.branches.iter().filter(holds).map(|name| json!({"type": "branch", "name": name})).collect())
+        }
         ["tags", name] => commit_of(github.commit(&format!("tags/{name}")), name),
         ["branches", name] => commit_of(github.commit(&format!("heads/{name}")), name),
         ["commits", sha] => match github.commit(sha) {
@@ -318,6 +347,14 @@ fn commit_of(sha: Option<String>, name: &str) -> Response {
 
 /// The newest commit that all of them contain; commits beside the default branch share its first one.
 fn merge_base(github: &github::Forge, refs: &[String]) -> Option<String> {
+    if let (Some(checkout), [base, head]) = (github.checkout(), refs) {
+        let (base, head) = (github.commit(base)?, github.commit(head)?);
+        return Some(match checkout.ancestry(&head, &base)? {
+            Ancestry::Same | Ancestry::Newer => base,
+            Ancestry::Older => head,
+            Ancestry::Diverged => github.history.first()?.clone(),
+        });
+    }
     let mut newest = usize::MAX;
     for name in refs {
         let sha = github.commit(name)?;
@@ -333,6 +370,11 @@ fn merge_request(github: &github::Forge, number: u64, merge: &MergeRequest) -> V
         "target_project_id": PROJECT, "merge_commit_sha": merge.merge_commit, "draft": false, "labels": [], "author": user("ada"),
         "created_at": TIME, "updated_at": TIME, "web_url": format!("https://gitlab.com/{}/-/merge_requests/{number}", github.repository),
     })
+}
+
+fn opened(github: &github::Forge, number: usize) -> Value {
+    let url = format!("https://gitlab.com/{}/-/merge_requests/{}", github.repository, 100 + number);
+    json!({"iid": 100 + number, "state": "opened", "web_url": url})
 }
 
 fn note_answer(note: &Note) -> Value {

@@ -27,6 +27,7 @@ pub mod ecs;
 pub mod engine;
 pub mod github;
 pub mod github_git;
+mod github_life;
 pub mod gitlab;
 mod gitlab_job;
 pub mod heroku;
@@ -100,9 +101,11 @@ pub async fn rehearse(world: &World, file: Option<&Path>, ci: Option<Host>, rehe
         Rehearsal::PrClosed => Some(Rehearsal::PrOpened),
         Rehearsal::Merge | Rehearsal::Push { .. } | Rehearsal::PrOpened => None,
     };
-    if let Some(before) = before {
+    let mut earlier: Vec<Rehearsal> = before.into_iter().collect();
+    earlier.extend(promotions(&loaded.config, rehearsal));
+    for before in &earlier {
         let silent = Console::to(Style::Plain, false, Arc::new(Mutex::new(std::io::sink())));
-        stage.play(&loaded, &before, silent).await.ok();
+        stage.play(&loaded, before, silent).await.ok();
         stage.sandbox.with(|outside| {
             outside.github.comments.clear();
             outside.gitlab.notes.clear();
@@ -111,6 +114,16 @@ pub async fn rehearse(world: &World, file: Option<&Path>, ci: Option<Host>, rehe
     let (report, pull_request) = stage.play(&loaded, rehearsal, console.clone()).await?;
     stage.show_comment(&console, pull_request);
     Ok(report)
+}
+
+/// The environments where a version must have succeeded before, the first one first.
+fn promotions(config: &Config, rehearsal: &Rehearsal) -> Vec<Rehearsal> {
+    let Rehearsal::Deploy { environment, version } = rehearsal else { return Vec::new() };
+    let before = |name: &String| config.environments.get(name).and_then(|rules| rules.after.clone());
+    let chain = std::iter::successors(before(environment), |name| before(name)).take(config.environments.len());
+    let mut chain: Vec<Rehearsal> = chain.map(|environment| Rehearsal::Deploy { environment, version: version.clone() }).collect();
+    chain.reverse();
+    chain
 }
 
 fn name(rehearsal: &Rehearsal) -> String {

@@ -2,10 +2,14 @@
 
 use super::{Answer, Runner};
 use crate::error::{Error, Reason, Result};
-use crate::plan::{MigrateRun, MigrateWork, TriggerWork};
+use crate::event::short;
+use crate::forge::releases::NewRelease;
+use crate::plan::{BackMergeWork, MigrateRun, MigrateWork, ReleaseWork, TriggerWork, kept_tag};
 use crate::state::records::Did;
+use crate::steps::image::Ready;
 use crate::steps::trigger;
 use crate::targets::{self, Memory, System, kubernetes};
+use crate::version::Version;
 use std::collections::BTreeMap;
 
 impl Runner<'_> {
@@ -58,6 +62,84 @@ impl Runner<'_> {
         let started = trigger::run(&site, &values, &work.trigger).await?;
         site.note_done().await?;
         Ok(Answer::Triggered(started))
+    }
+
+    /// The release of a hot fix, with its tag.
+    pub(super) async fn release(&self, work: &ReleaseWork) -> Result<Answer> {
+        let version = self.prepared.decision.version.as_ref();
+        let prerelease = version.is_some_and(Version::is_prerelease);
+        let new = NewRelease { tag: &work.tag, sha: &work.commit, body: &work.body, prerelease };
+        let forge = &self.prepared.forge;
+        let made = forge.release(&new).await?;
+        let there = forge.tag(&work.tag).await?;
+        if there.as_ref() != Some(&work.commit) {
+            let there = there.map_or("is not there".to_owned(), |sha| format!("is of {}", short(&sha)));
+            let sentence = format!("{} was released, but its tag {there} and not of {}", work.tag, short(&work.commit));
+            return Err(Error::new(Reason::TagMoved, sentence).hint("somebody made this tag at the same time: take the next number"));
+        }
+        Ok(Answer::Note(if made { format!("{} is released", work.tag) } else { format!("{} was released before", work.tag) }))
+    }
+
+    /// Everything runs already: that the pull request could not be opened is said, and changes no verdict.
+    pub(super) async fn back_merge(&self, work: &BackMergeWork) -> Result<Answer> {
+        let (title, body) = (
+            format!("Bring {} to {}", work.version, work.base),
+            format!("{} was released from {} as a hot fix, and {} does not have it yet.", work.version, work.branch, work.base),
+        );
+        match self.prepared.forge.back_merge(&work.branch, &work.base, &title, &body).await {
+            Ok(url) => Ok(Answer::Note(url)),
+            Err(error) => {
+                let said = format!("the pull request from {} to {} is not opened: {error}", work.branch, work.base);
+                self.world.console.warning(&said);
+                Ok(Answer::Note("not opened: open it by hand".into()))
+            }
+        }
+    }
+
+    /// What runs here now, and what ran before, keep a tag of their own. Everything runs already: a registry that refuses is
+    /// said, and changes no verdict.
+    pub(super) async fn keep(&self) -> Result<Answer> {
+        let plan = &self.prepared.plan;
+        let tag = kept_tag(plan.environment.as_deref().unwrap_or_default());
+        let mut said = Vec::new();
+        for image in &plan.images {
+            let ready = self.made(&image.name)?;
+            let prefix = if plan.images.len() == 1 { String::new() } else { format!("{}: ", image.name) };
+            match self.keep_image(&ready, &tag).await {
+                Ok(tag) => said.push(format!("{prefix}{tag}")),
+                Err(error) => {
+                    self.world.console.warning(&format!(
+                        "{prefix}{} gets no tag {tag}, so a lifecycle rule may remove it: {error}",
+                        ready.pushed.reference()
+                    ));
+                    said.push(format!("{prefix}not kept"));
+                }
+            }
+        }
+        Ok(Answer::Note(said.join("; ")))
+    }
+
+    /// Where tags cannot be moved, each delivery has one with its number.
+    async fn keep_image(&self, ready: &Ready, tag: &str) -> Result<String> {
+        let Ready { registry, manifest, .. } = ready;
+        let before = registry.manifest(tag).await?;
+        if before.as_ref().is_some_and(|before| before.digest == manifest.digest) {
+            return Ok(format!("{tag} is there already"));
+        }
+        if let Some(before) = &before {
+            match registry.tag(before, &format!("{tag}-prev")).await {
+                Err(error) if error.reason != Reason::VersionConflict => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        match registry.tag(manifest, tag).await {
+            Ok(()) => Ok(format!("{tag} → {}", self.prepared.plan.version.as_deref().unwrap_or_default())),
+            Err(error) if error.reason == Reason::VersionConflict => {
+                let numbered = format!("{tag}-{}", self.ledger.fence()?.number);
+                registry.tag(manifest, &numbered).await.map(|()| format!("{numbered} (tags cannot be moved here)"))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) async fn remove_target(&self, id: &str, work: &targets::Work) -> Result<Answer> {

@@ -63,11 +63,14 @@ impl Runner<'_> {
                 MigrateRun::KubernetesJob(_) => Ok(()),
             },
             Work::Trigger(work) => crate::steps::trigger::check(self.world, &work.values, &work.trigger),
+            Work::Release(_) => self.prepared.forge.releases(),
             Work::Lock
             | Work::Tags(_)
             | Work::Record
             | Work::Image(_)
             | Work::After(_)
+            | Work::BackMerge(_)
+            | Work::Keep
             | Work::Drain(_)
             | Work::Remove(_)
             | Work::RemovePreview => Ok(()),

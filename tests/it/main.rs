@@ -6,6 +6,7 @@
 
 mod access;
 mod action;
+mod ancestry;
 mod app_deploy;
 mod awx;
 mod by_hand;
@@ -21,11 +22,13 @@ mod events;
 mod gitlab;
 mod gitops;
 mod heroku;
+mod hotfix;
 mod image;
 mod init;
 mod kubernetes;
 mod kubernetes_apply;
 mod kubernetes_rollback;
+mod life;
 mod lost;
 mod merge;
 mod migrate;

@@ -16,8 +16,8 @@ fn a_release_of_a_built_commit_is_a_promotion() {
     let ran = world.released("v1.4.2", &sha).run(&["run"]);
     ran.must(0, "deploy.done");
     assert_eq!(ran.count("POST /build"), 0, "nothing is built");
-    assert_eq!(ran.count("BatchGetImage"), 1, "one manifest read");
-    assert_eq!(ran.count("PutImage") + ran.count("PUT /v2/"), 1, "one write");
+    assert_eq!(ran.count("BatchGetImage"), 2, "one manifest read, and what runs there so far");
+    assert_eq!(ran.count("PutImage") + ran.count("PUT /v2/"), 2, "one write, and the tag of what runs");
     assert_eq!(ran.outputs["digest"], digest, "the same digest");
     assert_eq!(ran.outputs["version"], "1.4.2");
     let (merge, release) = world.sandbox.with(|outside| {

@@ -213,6 +213,23 @@ impl World {
         sha
     }
 
+    /// The pretend forges show the history of this very repository.
+    pub fn real_git(&self) {
+        let folder = self.folder.path().to_owned();
+        self.sandbox.with(|outside| outside.github.git = Some(folder));
+    }
+
+    /// A new branch that starts there, checked out, and on the forge.
+    pub fn branch(&self, name: &str, start: &str) {
+        self.git(&["switch", "--quiet", "-c", name, start]);
+        self.sandbox.with(|outside| outside.github.branches.push(name.to_owned()));
+    }
+
+    /// The digest that the registry has for a tag.
+    pub fn digest_of(&self, tag: &str) -> String {
+        self.sandbox.with(|outside| outside.repositories["demo"].tags[tag].clone())
+    }
+
     pub fn head(&self) -> String {
         self.git(&["rev-parse", "HEAD"])
     }
