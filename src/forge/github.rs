@@ -303,9 +303,9 @@ impl GitHub {
         })
     }
 
-    /// The merged pull request that brought a commit to a branch. The index may lag behind a merge: three tries.
-    pub async fn pull_request_of(&self, sha: &str, branch: Option<&str>) -> Result<Option<PullRequest>> {
-        for attempt in 0..3_u64 {
+    /// The merged pull request that brought a commit to a branch. The index may lag behind a merge: then it is asked again.
+    pub async fn pull_request_of(&self, sha: &str, branch: Option<&str>, tries: u64) -> Result<Option<PullRequest>> {
+        for attempt in 0..tries {
             let path = format!("/commits/{sha}/pulls?per_page=100");
             let answer = self.expect(Method::GET, &path, None, "pull-requests: read").await?;
             let pulls = answer.body.as_array().cloned().unwrap_or_default();
@@ -319,7 +319,7 @@ impl GitHub {
             if let Some(number) = found.and_then(|pull| pull.pointer("/number")).and_then(Value::as_u64) {
                 return Ok(Some(PullRequest { number }));
             }
-            if attempt < 2 {
+            if attempt + 1 < tries {
                 self.clock.sleep(Duration::from_secs(2 + 3 * attempt)).await;
             }
         }

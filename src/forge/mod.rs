@@ -145,9 +145,9 @@ impl Forge {
     }
 
     /// The pull or merge request that brought a commit to a branch.
-    pub async fn pull_request_of(&self, sha: &str, branch: Option<&str>) -> Result<Option<u64>> {
+    pub async fn pull_request_of(&self, sha: &str, branch: Option<&str>, tries: u64) -> Result<Option<u64>> {
         match self {
-            Self::GitHub(github) => Ok(github.pull_request_of(sha, branch).await?.map(|pull| pull.number)),
+            Self::GitHub(github) => Ok(github.pull_request_of(sha, branch, tries).await?.map(|pull| pull.number)),
             Self::GitLab(gitlab) => gitlab.merge_request_of(sha, branch).await,
             Self::Absent { .. } => Ok(None),
         }

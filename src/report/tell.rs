@@ -4,7 +4,7 @@ use super::{Report, markdown};
 use crate::config::CommentMode;
 use crate::context::Outcome;
 use crate::error::{Error, Reason, Verdict};
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::forge::comments::{self, Keep, Section};
 use crate::forge::deployments::DeploymentStatus;
 use crate::forge::github::GitHub;
@@ -44,7 +44,9 @@ impl<'a> Teller<'a> {
     /// Finds the pull request. Runs beside the first steps.
     pub async fn begin(&mut self, plan: &Plan, event: &Event) {
         let Some(sha) = plan.commit.as_deref().filter(|_| self.pull_request.is_none() && self.mode != CommentMode::Never) else { return };
-        match self.forge.pull_request_of(sha, event.branch.as_deref()).await {
+        // The index may lag behind a merge, and behind nothing else.
+        let tries = if event.kind == Kind::PushBranch { 3 } else { 1 };
+        match self.forge.pull_request_of(sha, event.branch.as_deref(), tries).await {
             Ok(found) => self.pull_request = found.or(event.more.open_request),
             Err(error) => self.world.console.warning(&format!("the pull or merge request of this commit is not found: {error}")),
         }
