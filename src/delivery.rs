@@ -92,6 +92,13 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     if asked.request == Request::PrOpened && (event.sha.is_none() || event.is_fork.is_none()) && asked.facts.head_repo.is_none() {
         forge.fill_pull_request(&mut event).await?;
     }
+    // Previews may be named after their branch.
+    if asked.request == Request::PrClosed
+        && event.head_ref.is_none()
+        && let Err(error) = forge.fill_pull_request(&mut event).await
+    {
+        world.console.warning(&format!("the pull request cannot be read, so only what its number names is known: {}", error.sentence));
+    }
     if asked.request == Request::Merge && event.default_branch.is_none() {
         event.default_branch.clone_from(&event.branch);
         event.settle_default_branch();

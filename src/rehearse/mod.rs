@@ -229,7 +229,10 @@ impl<'a> Stage<'a> {
                 ("release", json!({"action": "published", "release": release, "repository": repository, "sender": sender}), Request::Event)
             }
             Rehearsal::PrOpened => ("pull_request", pull("opened", false), Request::Event),
-            Rehearsal::PrClosed => ("pull_request", pull("closed", true), Request::Event),
+            Rehearsal::PrClosed => {
+                self.sandbox.with(|outside| outside.github.closed.push(PULL_REQUEST));
+                ("pull_request", pull("closed", true), Request::Event)
+            }
             Rehearsal::Deploy { environment, version } => {
                 if !is_full_sha(version) {
                     self.sandbox.with(|outside| outside.github.tags = vec![(version.clone(), self.sha.clone())]);

@@ -67,7 +67,7 @@ impl<'a> Teller<'a> {
     }
 
     async fn finish(&self, report: &Report) {
-        let removed = report.outcome == Outcome::Remove && matches!(report.verdict, Verdict::Removed | Verdict::Skipped);
+        let removed = report.outcome == Outcome::Remove && matches!(report.reason, Reason::Removed | Reason::PreviewKept);
         match self.forge {
             Forge::GitHub(github) if removed => self.close_records(github, &report.place).await,
             Forge::GitLab(gitlab) if removed => self.close_environment(gitlab, &report.place).await,
@@ -110,6 +110,10 @@ impl<'a> Teller<'a> {
         let (state, log_url) = (DeploymentState::Inactive, self.log_url.as_deref());
         let closed = async {
             for record in github.deployments(Some(place), 100).await? {
+                let project = record.payload.pointer("/project").and_then(serde_json::Value::as_str);
+                if project.is_some_and(|project| project != self.project) {
+                    continue; // another project of this repository may have a preview of the same name
+                }
                 let newest = github.deployment_statuses(record.id).await?.into_iter().next();
                 if newest.is_some_and(|status| status.state != "inactive") {
                     let description = "removed: the pull request is closed";

@@ -4,6 +4,7 @@ use crate::config::OnPartial;
 use crate::context::Outcome;
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
+use crate::event::Kind;
 use crate::plan::{Plan, Step, Work};
 use crate::registry::Pushed;
 use crate::report::tell::Teller;
@@ -310,6 +311,13 @@ impl Runner<'_> {
             return Err(Error::new(Reason::Superseded, sentence));
         }
         let Prepared { plan, event, forge, .. } = self.prepared;
+        // A stop job stops its environment, whatever becomes of the merge request.
+        if let (Outcome::Remove, Some(number)) = (plan.outcome, event.pr.filter(|_| event.kind != Kind::PreviewStop))
+            && forge.is_open(number).await == Some(true)
+        {
+            let sentence = format!("{} is open: its preview stays", forge.pull_request_name(number));
+            return Err(Error::new(Reason::EventIgnored, sentence));
+        }
         if let (true, Outcome::Deploy, Some(number)) = (plan.is_preview, plan.outcome, event.pr)
             && forge.is_open(number).await == Some(false)
         {

@@ -62,3 +62,21 @@ fn labels_decide_when_they_are_asked_for() {
     let labelled = |payload: &mut serde_json::Value| payload["pull_request"]["labels"] = json!([{"name": "preview"}]);
     world.pull_request("opened", labelled).run(&["run"]).must(0, "deploy.done");
 }
+
+#[test]
+fn a_pull_request_that_was_reopened_meanwhile_keeps_its_preview() {
+    let mut world = World::new();
+    world.pull_request("opened", |_| {}).run(&["run"]).must(0, "deploy.done");
+    // The run for its closing comes late: it is open again.
+    world.pull_request("closed", |_| {});
+    world.sandbox.with(|outside| outside.github.closed.clear());
+    let ran = world.run(&["run"]);
+    ran.must(0, "event.ignored");
+    assert!(ran.err.contains("pull request #12 is open: its preview stays"), "{}", ran.err);
+    assert_eq!(world.deployments()[0].last().map(String::as_str), Some("success"), "its record stays open");
+    // By hand it is the same; closed for certain, it goes.
+    let ran = world.run(&["pr-closed", "--pr", "12"]);
+    assert!(ran.code == 0 && ran.err.contains("is open: its preview stays"), "{}", ran.err);
+    world.pull_request("closed", |_| {}).run(&["run"]).must(0, "preview.kept");
+    assert_eq!(world.deployments()[0].last().map(String::as_str), Some("inactive"));
+}
