@@ -2,7 +2,7 @@
 
 use crate::checkout::Checkout;
 use crate::config::{self, Loaded};
-use crate::context::{self, Decision, Outcome, Request};
+use crate::context::{self, Back, Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{self, Event, FactFlags, Provider};
 use crate::forge::Forge;
@@ -53,6 +53,10 @@ pub struct Prepared {
     pub key: Key,
     /// How long to wait for the lease.
     pub lock_timeout: Duration,
+    /// What was asked for.
+    pub request: Request,
+    /// Where a rollback leads.
+    pub back: Option<Back>,
 }
 
 impl Asked {
@@ -112,13 +116,16 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
     let facts = match expected {
         Err(error) if matches!(asked.request, Request::Rollback { .. } | Request::Hotfix { .. }) => return Err(error), // there is nothing to look up for it
         // Where a release says that it was made is a hint; ancestry decides.
-        Ok(decision) if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse) && decision.reason != Reason::EventOffDefault => {
+        Ok(decision)
+            if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse)
+                && !matches!(decision.reason, Reason::EventOffDefault | Reason::GateFreeze) =>
+        {
             gather::assume(&event, asked)
         }
         Ok(_) | Err(_) => {
             let mut facts = gather::gather(&mut event, asked, (&loaded.config, &checkout, &forge), ancestry).await?;
             if let Request::Rollback { environment, to } = &asked.request {
-                facts.back = Some(gather::back(&store, &loaded.config.project, environment, to.as_deref()).await?);
+                facts.back = Some(gather::back(&store, (&loaded.config, &event), environment, to.as_deref()).await?);
             }
             facts
         }
@@ -133,7 +140,8 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
             decision.fix.as_ref().and_then(unmerged).filter(|_| plan.steps.iter().all(|step| !matches!(step.work, Work::BackMerge(_)))),
         );
     }
-    Ok(Prepared { event, loaded, decision, plan, forge, store, key, lock_timeout: asked.lock_timeout })
+    let (request, lock_timeout, back) = (asked.request.clone(), asked.lock_timeout, facts.back);
+    Ok(Prepared { event, loaded, decision, plan, forge, store, key, lock_timeout, request, back })
 }
 
 /// A fix that the default branch lacks is lost with the next release from there.

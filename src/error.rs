@@ -92,13 +92,14 @@ reasons! {
     LockTimeout "lock.timeout" 3 "Another run held the lease of the environment for too long.";
     LockUnreachable "lock.unreachable" 4 "The store of leases and records cannot be read or written, so nothing is deployed.";
     LockScope "lock.scope" 4 "The lease holds back no other run (a file on a throw-away runner, a job without resource group) and the environment is `manual`; or it is another environment's (`environment:` of a GitLab job).";
-    GateFreeze "gate.freeze" 4 "A deploy freeze is on (`freeze:`, or GitLab's `CI_DEPLOY_FREEZE`); builds go on, and so do previews.";
+    GateFreeze "gate.freeze" 4 "A deploy freeze is on (`freeze:`, or GitLab's `CI_DEPLOY_FREEZE`); previews go on, and so do environments that only build.";
     GateAfter "gate.after" 4 "The same image has not succeeded in the environment that must come before (`after:`).";
     GateSoak "gate.soak" 4 "The same image has not run there for long enough (`soak:`).";
     GateQuarantined "gate.quarantined" 4 "The image is in quarantine (`tidegate quarantine`).";
     GateHotfix "gate.hotfix" 4 "It is no hot fix: its branch, its number or its history does not fit, or `hotfix: forbid`.";
     GateMigration "gate.migration" 4 "A migration that is not `backward-compatible` lies between the two versions, so the older one may not fit the database.";
     OrderUnknown "order.unknown" 4 "It cannot be said whether the version is newer than what runs, and nobody asked for it by hand.";
+    OrderChanged "order.changed" 4 "While a rollback waited, something else was delivered there; nothing was switched.";
     TagMoved "tag.moved" 4 "A released tag points elsewhere now; versions do not change.";
     AuthDenied "auth.denied" 5 "The credentials lack a permission.";
     AuthExpired "auth.expired" 5 "The credentials have expired.";

@@ -50,7 +50,12 @@ pub fn values(event: &Event, config: &Config, decision: &Decision, variables: &V
     values.set("project", Some(config.project.clone()));
     values.set("environment", decision.environment.clone());
     values.set("version", decision.version.as_ref().map(Version::to_string));
-    values.set("tag", event.tag.clone());
+    // The tag of the run's ref, where that is what is delivered.
+    let is_delivered = |tag: &String| {
+        let bare = config.bare_tag(tag).unwrap_or(tag);
+        decision.version.as_ref().is_none_or(|version| Version::parse(bare).is_ok_and(|tagged| tagged == *version))
+    };
+    values.set("tag", decision.fix.as_ref().map(|fix| fix.tag.clone()).or_else(|| event.tag.clone().filter(is_delivered)));
     values.set("sha", decision.commit.clone());
     values.set("short_sha", decision.commit.as_deref().map(short));
     // Whoever names a pull request by hand stands on any branch.

@@ -6,12 +6,18 @@ use crate::cli::Format;
 use crate::config::Span;
 use crate::error::{Error, Reason, Result};
 use crate::gates::quarantine::{Lifted, Quarantined};
+use crate::gather;
+use crate::inputs::Inputs;
 use crate::state::Key;
-use crate::version::Version;
+use crate::state::records::Record;
 use crate::world::World;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// How many records after the newest of a version are looked at for more of its images.
+const FURTHER: usize = 20;
 
 /// `quarantine`.
 #[derive(Clone, Debug, clap::Args)]
@@ -58,7 +64,8 @@ fn until(text: &str) -> std::result::Result<Until, String> {
 pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     let place = Place::of(world, &args.at.file, &args.at.facts)?;
     let Some(what) = &args.what else { return list(world, &place, args).await };
-    let reason = args.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+    let reason =
+        args.reason.as_deref().or_else(|| Inputs::of(&world.vars).text("reason")).map(str::trim).filter(|reason| !reason.is_empty());
     let reason = reason.ok_or_else(|| {
         Error::new(Reason::InputInvalid, "--reason is missing").hint("those who are held back by it want to know why: --reason TEXT")
     })?;
@@ -116,13 +123,20 @@ async fn digests(place: &Place, what: &str) -> Result<(Option<String>, Vec<Strin
             }
         };
     }
-    let version = Version::parse(what)?;
+    let version = gather::named(&place.loaded.config, what)?;
+    let is_it = |record: &Record| record.version == version.as_str() && !record.images.is_empty();
     let mut digests = BTreeSet::new();
     for (_, name) in place.names().await? {
         let key = Key::new(&place.loaded.config.project, &name);
-        let is_it = |record: &crate::state::records::Record| record.version == version.as_str() && !record.images.is_empty();
-        let history = place.store.history_until(&key, &is_it).await?;
-        digests.extend(history.iter().filter(|record| is_it(record)).flat_map(crate::state::records::Record::digests));
+        // It may have been delivered as more than one image: a little further back than the newest of them.
+        let further = AtomicUsize::new(0);
+        let enough = |record: &Record| {
+            let seen = further.load(Ordering::SeqCst);
+            let seen = if seen > 0 || is_it(record) { further.fetch_add(1, Ordering::SeqCst) } else { 0 };
+            seen >= FURTHER
+        };
+        let history = place.store.history_until(&key, &enough).await?;
+        digests.extend(history.iter().filter(|record| is_it(record)).flat_map(Record::digests));
     }
     if digests.is_empty() {
         return Err(Error::new(Reason::InputVersion, format!("no record knows {version}"))

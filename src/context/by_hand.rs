@@ -6,7 +6,7 @@ use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind, short};
 use crate::gates;
 use crate::occasion::skip;
-use crate::state::records::Record;
+use crate::state::records::{Left, Record};
 use crate::version::Version;
 
 /// Where a rollback leads, by the records of the environment.
@@ -14,9 +14,11 @@ use crate::version::Version;
 pub struct Back {
     /// The delivery it goes back to.
     pub to: Record,
-    /// The version that runs, or may run.
-    pub from: String,
-    /// A delivery in between that migrated the database, if one did.
+    /// The key of the record of what runs, or may run.
+    pub live: String,
+    /// What it goes back from.
+    pub left: Left,
+    /// A delivery in between after which older versions cannot live with the database, if there was one.
     pub migrated: Option<String>,
 }
 
@@ -146,14 +148,14 @@ pub(super) fn rollback(config: &Config, environment: &str, facts: &Facts) -> Res
         .hint("push to the pull request"));
     }
     let mut decision = named(config, environment, "back to the last good version", facts);
-    let Some(Back { to, from, migrated }) = &facts.back else { return Ok(decision) };
+    let Some(Back { to, left, migrated, .. }) = &facts.back else { return Ok(decision) };
     let at = to.ended.as_ref().map(|ended| ended.at.chars().take(10).collect::<String>()).unwrap_or_default();
-    decision.sentence = format!("back from {from}; {} was delivered by {} on {at}", to.version, to.who);
+    decision.sentence = format!("back from {}; {} was delivered by {} on {at}", left.version, to.version, to.who);
+    decision.left = Some(left.clone());
     decision.version = Some(Version::parse(&to.version)?);
     decision.commit.clone_from(&to.commit);
     decision.pinned = to.images.iter().map(|image| (image.name.clone(), image.digest.clone())).collect();
-    let breaks = rules.migrate.as_ref().is_some_and(|migrate| !migrate.backward_compatible);
-    if let Some(by) = migrated.as_ref().filter(|_| breaks) {
+    if let Some(by) = migrated {
         let sentence = format!(
             "{by} migrated the database of {environment} since {} was delivered, and not in a way that {} can live with (`backward-compatible: false`)",
             to.version, to.version

@@ -5,6 +5,7 @@ use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind, short};
 use crate::gates::{self, Override};
 use crate::occasion::{Occasion, Stop, occasion, refuse, skip};
+use crate::state::records::Left;
 use crate::variables::Variables;
 use crate::version::Version;
 use jiff::Timestamp;
@@ -133,6 +134,8 @@ pub struct Decision {
     pub by_hand: bool,
     /// The very images to deploy, by key, where records name them.
     pub pinned: BTreeMap<String, String>,
+    /// What a rollback goes back from.
+    pub left: Option<Left>,
     /// The hot fix that is delivered.
     pub fix: Option<Fix>,
     /// Gates that a person lifts.
@@ -156,6 +159,11 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
         Err(stop) => return Ok(stopped(stop, not_asked(config))),
     };
     check_named(event, config, &occasion)?;
+    let programs = matches!(event.kind, Kind::RepositoryDispatch | Kind::Deployment) && *request == Request::Event;
+    if !facts.lifted.gates.is_empty() && programs {
+        let sentence = "--override is for people, and here a program decides";
+        return Err(Error::new(Reason::InputInvalid, sentence).hint("tidegate deploy ENV VERSION --override GATE --reason TEXT"));
+    }
     if let Occasion::Manual { environment, version } = &occasion {
         return manual(event, config, environment, version.as_deref(), facts)
             .map(|decision| unless_frozen(decision, event, config, (&occasion, facts)));
@@ -280,6 +288,7 @@ fn stopped(stop: Stop, rulings: Vec<Ruling>) -> Decision {
         rulings,
         by_hand: false,
         pinned: BTreeMap::new(),
+        left: None,
         fix: None,
         overrides: Override::default(),
         lifted: Vec::new(),

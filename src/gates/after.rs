@@ -22,6 +22,8 @@ pub struct After {
 struct Found<'a> {
     record: &'a Record,
     since: Timestamp,
+    /// A rollback that left it.
+    taken_back: Option<&'a Record>,
     /// When something else took its place, and what.
     replaced: Option<(Timestamp, &'a Record)>,
 }
@@ -42,6 +44,16 @@ pub async fn check(
             .hint(format!("deliver it there first (tidegate deploy {there} {version}); in an emergency: --override after --reason TEXT")));
     };
     let by = format!("delivered to {there} by {} on {}", found.record.who, day(found.since));
+    if let Some(back) = found.taken_back {
+        let sentence = format!(
+            "{version} was taken back from {there} by {} on {}, so it is not good",
+            back.who,
+            back.begun.chars().take(10).collect::<String>()
+        );
+        return Err(Error::new(Reason::GateAfter, sentence).hint(format!(
+            "deliver another version; if it was good all the same, deliver it to {there} again: tidegate deploy {there} {version}"
+        )));
+    }
     let Some(soak) = after.soak else { return Ok(by) };
     let now = Timestamp::now();
     let until = found.replaced.map_or(now, |(at, _)| at);
@@ -84,7 +96,8 @@ fn find<'a>(history: &'a [Record], wanted: &dyn Fn(&Record) -> bool) -> Option<F
         let at = other.journal.iter().find_map(|line| line.at.parse().ok()).or_else(|| other.begun.parse().ok());
         Some((at.or_else(|| ended(other))?, other))
     });
-    Some(Found { record, since: ended(record)?, replaced })
+    let taken_back = newer.iter().find(|newer| newer.went_back().is_some_and(|left| left.is_of(record)));
+    Some(Found { record, since: ended(record)?, taken_back, replaced })
 }
 
 fn missing(history: &[Record], version: &str, there: &str) -> String {

@@ -62,10 +62,18 @@ impl Store {
     pub async fn quarantine(&self, project: &str, entry: &Quarantined) -> Result<()> {
         let (folder, name) = (folder(project), name(&entry.digest));
         let value = json!(entry);
-        if self.create(&folder, &name, &value).await?.is_none() {
-            self.put(&folder, &name, &value).await?;
+        // A package of GitLab is written as a whole: who writes at the same time may win over us.
+        for _attempt in 0..3 {
+            if self.create(&folder, &name, &value).await?.is_none() {
+                self.put(&folder, &name, &value).await?;
+            }
+            let written = self.quarantined_of(project, Some(std::slice::from_ref(&entry.digest))).await?;
+            if written.iter().any(|there| json!(there) == value) {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(Error::new(Reason::LockUnreachable, format!("{} was written into the quarantine, and is not there", entry.digest))
+            .hint("does something else write there at the same time? Run it again"))
     }
 
     /// Everything that ever was in quarantine, as it stands now.

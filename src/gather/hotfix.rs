@@ -120,7 +120,7 @@ async fn judge(sources: &Sources<'_>, version: &Version, tip: &str, branch: &str
         None => {
             return Err(refused(
                 format!("it cannot be said whether {branch} descends from {tag}"),
-                "a token (contents: read) or `fetch-depth: 0` would tell",
+                "the whole history would tell (`fetch-depth: 0`; on GitLab `GIT_DEPTH: 0`), or a token that may compare (contents: read; GITLAB_TOKEN)",
             ));
         }
     }
@@ -143,8 +143,12 @@ impl Sources<'_> {
         let mut found = Vec::new();
         for v in ["v", ""] {
             let beginning = format!("{}{v}{series}", self.config.tag_prefix);
-            found.extend(self.forge.tags_like(&beginning).await?);
-            found.extend(self.checkout.tags_like(&beginning));
+            let known = self.checkout.tags_like(&beginning);
+            match self.forge.tags_like(&beginning).await {
+                Err(error) if error.reason == Reason::AuthDenied && !known.is_empty() => {} // what git has must do
+                asked => found.extend(asked?),
+            }
+            found.extend(known);
         }
         found.sort();
         found.dedup();

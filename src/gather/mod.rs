@@ -11,7 +11,7 @@ use crate::forge::Forge;
 mod back;
 mod hotfix;
 
-pub use back::back;
+pub use back::{back, named};
 
 use hotfix::Sources;
 
@@ -161,6 +161,14 @@ async fn version_commit(config: &Config, version: &str, checkout: &Checkout, for
         if let Some(commit) = forge.tag(name).await? {
             return Ok((Some(commit), true));
         }
+    }
+    // A tag without the prefix is another project's, and stands for nothing here.
+    if !prefix.is_empty() && (checkout.tag(version).is_some() || forge.tag(version).await?.is_some()) {
+        return Err(Error::new(
+            Reason::InputVersion,
+            format!("{version} is a tag of something else: those of this project begin with {prefix}"),
+        )
+        .hint(format!("there is neither {exact} nor {other}")));
     }
     let named = match checkout.resolve(version) {
         Some(commit) => Some(commit),

@@ -59,18 +59,12 @@ impl Builder<'_> {
         self.switch()
     }
 
-    /// The release is made when the images are there: a build that fails leaves no version behind.
+    /// The release is made when the images are there and the first gates are open: a no before that leaves no version behind.
     pub(super) fn hot_fixed(&mut self, back_merge: bool) -> Result<()> {
         let fix = self.decision.fix.clone().ok_or_else(|| Error::new(Reason::Internal, "a hot fix without its facts"))?;
         self.images(Action::Promote)?;
-        let title = format!("release {} of {}", fix.tag, short(&fix.tip));
-        let work = ReleaseWork {
-            tag: fix.tag.clone(),
-            commit: fix.tip.clone(),
-            body: format!("A hot fix of {}, from {}.", fix.fixes, fix.branch),
-        };
-        self.step("release", title, self.step_ids(), Work::Release(work));
-        self.begin();
+        let body = format!("A hot fix of {}, from {}.", fix.fixes, fix.branch);
+        self.begin_with(Some(ReleaseWork { tag: fix.tag.clone(), commit: fix.tip.clone(), body }));
         self.gates()?;
         self.switch()?;
         if back_merge && fix.on_default != Some(true) {
@@ -85,6 +79,14 @@ impl Builder<'_> {
     /// The images are those of the record, aliases stay, and the database is not migrated back.
     pub(super) fn rolled_back(&mut self) -> Result<()> {
         self.images(Action::Reuse)?;
+        if let Some(unknown) = self.plan.images.iter().find(|image| image.digest.is_none()) {
+            let version = self.plan.version.as_deref().unwrap_or_default();
+            let sentence = format!("when {version} was delivered to {}, there was no image {} with it", self.name, unknown.name);
+            return Err(Error::new(Reason::InputVersion, sentence).hint(format!(
+                "what is deployed here has changed since: tidegate deploy {} {version} delivers it as it would be made now",
+                self.name
+            )));
+        }
         self.begin();
         self.gates()?;
         self.switch()
@@ -116,6 +118,10 @@ impl Builder<'_> {
 
     /// The images are there: from here on only one run goes on. The lease is not held for the length of a build.
     fn begin(&mut self) {
+        self.begin_with(None);
+    }
+
+    fn begin_with(&mut self, release: Option<ReleaseWork>) {
         self.after();
         let images = self.step_ids();
         // A pipeline elsewhere is started once, like a deploy: it needs the lease and the record too.
@@ -123,6 +129,10 @@ impl Builder<'_> {
         let deploys = triggers || self.has_targets();
         if deploys {
             self.lock(images);
+        }
+        if let Some(work) = release {
+            let title = format!("release {} of {}", work.tag, short(&work.commit));
+            self.step("release", title, self.step_ids(), Work::Release(work));
         }
         for index in 0..self.plan.images.len() {
             let Some(image) = self.plan.images.get(index) else { continue };

@@ -3,6 +3,7 @@
 use super::Runner;
 use crate::config::{When, WhenEvent};
 use crate::context::Outcome;
+use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
 use crate::gates::order;
 use crate::plan::{MigrateRun, Work};
@@ -36,17 +37,28 @@ impl Runner<'_> {
         }
         if let Some(newest) = history.first()
             && newest.is_deployed()
-            && self.ledger.is_ours(newest)
+            && (self.ledger.is_ours(newest) || self.is_same_fix(newest))
             && self.still_runs(newest, report).await?
         {
             self.ledger.clear().await?;
             self.ledger.mend_copy(newest).await;
+            for step in &plan.steps {
+                if let Work::BackMerge(work) = &step.work {
+                    self.back_merge(work).await?; // it is opened once, and may have been refused before
+                }
+            }
             return Ok(true);
         }
         if !paused(&history).is_empty() {
             return Ok(false); // somebody has to start the producers again: late or not, this run looks after them
         }
         order::judge(self.prepared, &history).await.map(|_notice| false)
+    }
+
+    /// A hot fix may come once by name and once more by the release that it made.
+    fn is_same_fix(&self, newest: &Record) -> bool {
+        let Prepared { plan, decision, .. } = self.prepared;
+        decision.fix.is_some() && Some(&newest.version) == plan.version.as_ref() && newest.commit == plan.commit
     }
 
     /// What a step needs here is there before anything is built.

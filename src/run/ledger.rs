@@ -8,6 +8,7 @@ use crate::forge::DeploymentState;
 use crate::forge::Forge;
 use crate::forge::deployments::DeploymentStatus;
 use crate::gates::order;
+use crate::plan::Work;
 use crate::report::ReportedTarget;
 use crate::report::outputs::random;
 use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, on_forge, paused, state_of};
@@ -221,7 +222,8 @@ impl<'a> Ledger<'a> {
             run: who.run,
             begun: jiff::Timestamp::now().to_string(),
             replaces,
-            back: plan.is_back,
+            left: self.prepared.decision.left.clone(),
+            breaks: self.breaks(),
             lifted: plan.lifted.clone(),
             journal: Vec::new(),
             ended: None,
@@ -233,6 +235,14 @@ impl<'a> Ledger<'a> {
         drop((slot, history));
         self.mirror().await;
         Ok(said)
+    }
+
+    /// Whether this delivery has a migration that older versions cannot live with.
+    fn breaks(&self) -> bool {
+        let Prepared { plan, loaded, .. } = self.prepared;
+        let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));
+        let breaks = rules.and_then(|rules| rules.migrate.as_ref()).is_some_and(|migrate| !migrate.backward_compatible);
+        breaks && plan.steps.iter().any(|step| matches!(step.work, Work::Migrate(_)))
     }
 
     fn shown(&self) -> Shown {

@@ -300,7 +300,9 @@ impl Runner<'_> {
         self.inherit(self.ledger.lock().await?); // also by a run that is late itself
         self.ledger.order().await?;
         self.still_wanted().await?;
+        self.same_way_back().await?;
         self.quarantine().await?;
+        self.not_frozen()?;
         Ok(Answer::Note(format!("lease {} of {}", self.ledger.fence()?.number, self.prepared.key)))
     }
 

@@ -1,13 +1,14 @@
 //! The waiting of a run: queues, and the producers that are stopped meanwhile.
 
 use super::{Answer, Runner};
-use crate::context;
+use crate::context::{self, Request};
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result};
 use crate::gates::Gate;
 use crate::gates::after::{self, After};
 use crate::gates::drain::Drain;
 use crate::gates::quarantine;
+use crate::gather;
 use crate::plan::{DrainWork, Step, Work};
 use crate::state::records::Did;
 use crate::tools::process;
@@ -124,6 +125,23 @@ impl Runner<'_> {
     pub(super) async fn last_looks(&self) -> Result<()> {
         self.recheck().await?;
         self.quarantine().await?;
+        self.not_frozen()
+    }
+
+    /// While a rollback waited for the lease, what it goes back from may have become something else.
+    pub(super) async fn same_way_back(&self) -> Result<()> {
+        let Prepared { store, loaded, event, request, back, .. } = self.prepared;
+        let (Request::Rollback { environment, to }, Some(before)) = (request, back) else { return Ok(()) };
+        let now = gather::back(store, (&loaded.config, event), environment, to.as_deref()).await?;
+        if (&now.live, &now.to.key, &now.migrated) == (&before.live, &before.to.key, &before.migrated) {
+            return Ok(());
+        }
+        let sentence = format!("{} was delivered to {environment} while this rollback waited, so it leads elsewhere now", now.left.version);
+        Err(Error::new(Reason::OrderChanged, sentence).hint(format!("look at it (tidegate plan rollback {environment}), and ask again")))
+    }
+
+    /// No freeze has begun, unless a person lifts it.
+    pub(super) fn not_frozen(&self) -> Result<()> {
         let Prepared { plan, loaded, event, decision, .. } = self.prepared;
         let lifted = plan.is_back || plan.is_preview || decision.overrides.lifts(Gate::Freeze);
         let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));

@@ -51,9 +51,12 @@ pub struct Record {
     pub begun: String,
     /// What ran before: where a rollback leads.
     pub replaces: Option<Replaced>,
-    /// Whether it went back to something older by `tidegate rollback`.
+    /// What a person went back from by this delivery: that is not good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Left>,
+    /// Whether it migrates the database in a way that older versions cannot live with.
     #[serde(default, skip_serializing_if = "is_no")]
-    pub back: bool,
+    pub breaks: bool,
     /// Gates that a person lifted for it, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lifted: Vec<String>,
@@ -88,6 +91,24 @@ pub struct Replaced {
     pub commit: Option<String>,
     /// The images' digests.
     pub digests: Vec<String>,
+}
+
+/// What somebody went back from.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Left {
+    /// The version.
+    pub version: String,
+    /// The images.
+    pub images: Vec<RecordedImage>,
+}
+
+impl Left {
+    /// Whether a record is of the same. Deliveries of one version may name more or fewer images: those that both have count.
+    pub fn is_of(&self, record: &Record) -> bool {
+        let other = |image: &RecordedImage| record.images.iter().find(|other| other.name == image.name).map(|other| &other.digest);
+        let both: Vec<(&String, &String)> = self.images.iter().filter_map(|image| Some((&image.digest, other(image)?))).collect();
+        if both.is_empty() { self.version == record.version } else { both.iter().all(|(one, other)| one == other) }
+    }
 }
 
 /// A line of a journal.
@@ -168,6 +189,16 @@ impl Record {
     /// The run that made it, or the person where no CI system ran it.
     pub fn by(&self) -> String {
         self.run.as_ref().map_or(self.who.clone(), |run| format!("run {}", run.id))
+    }
+
+    /// Whether it went back, and what it went back from is not what runs since.
+    pub fn went_back(&self) -> Option<&Left> {
+        self.left.as_ref().filter(|_| self.may_run())
+    }
+
+    /// Whether it has migrated the database, or begun to, in a way that older versions cannot live with.
+    pub fn has_broken(&self) -> bool {
+        self.breaks && self.journal.iter().any(|line| line.step == "migrate")
     }
 
     /// The digests of its images.
@@ -448,7 +479,8 @@ mod tests {
             run: None,
             begun: String::new(),
             replaces: None,
-            back: false,
+            left: None,
+            breaks: false,
             lifted: Vec::new(),
             journal: journal.iter().map(line).collect(),
             ended: verdict.map(|verdict| Ended { at: String::new(), verdict, sentence: String::new() }),

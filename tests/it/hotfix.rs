@@ -86,6 +86,22 @@ fn once_more_changes_nothing_and_the_back_merge_is_opened_once() {
         assert_eq!(ran.count("POST /build") + ran.count("PATCH /kube") + ran.count("/releases → 201"), 0, "{}", ran.log.join("\n"));
         assert_eq!(opened(&world).len(), 1);
     }
+    // One that was refused is opened by the next run, although everything else is done.
+    let world = fixed(false);
+    let refuse = Fault {
+        on: "POST /github/repos/acme/demo/pulls",
+        times: 1,
+        status: 403,
+        headers: vec![],
+        body: json!({"message": "Resource not accessible by integration"}),
+        after_effect: false,
+    };
+    world.sandbox.with(|outside| outside.faults.push(refuse));
+    let ran = hotfix(&world, "1.4.3", &["--back-merge"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("is not opened"), "{}", ran.err);
+    hotfix(&world, "1.4.3", &["--back-merge"]).must(0, "deploy.done");
+    assert_eq!(world.sandbox.with(|outside| outside.github.opened.len()), 1);
 }
 
 #[test]
@@ -140,6 +156,39 @@ fn a_build_that_fails_leaves_no_version_behind() {
     let fault = Fault { on: "POST /build", times: 1, status: 200, headers: vec![], body, after_effect: false };
     world.sandbox.with(|outside| outside.faults.push(fault));
     hotfix(&world, "1.4.3", &[]).must(1, "build.failed");
+    assert_eq!(tag_of(&world, "v1.4.3"), None);
+}
+
+#[test]
+fn an_alias_stays_at_the_newer_release() {
+    let mut world = fixed(false);
+    world.git(&["switch", "--quiet", "main"]);
+    let newer = world.head();
+    world.git(&["tag", "v1.5.0"]);
+    world.configure("  staging:\n    when: release\n", "  staging:\n    when: release\n    tags: [latest, \"1\", \"1.4\"]\n");
+    world.released("v1.5.0", &newer).run(&["run"]).must(0, "deploy.done");
+    world.git(&["stash", "--quiet"]);
+    world.git(&["switch", "--quiet", "hotfix/1.4.3"]);
+    world.git(&["stash", "pop", "--quiet"]);
+    let ran = hotfix(&world, "1.4.3", &[]);
+    ran.must(0, "deploy.done");
+    let digest = |tag: &str| world.digest_of(tag);
+    assert_eq!((digest("latest"), digest("1"), digest("1.4")), (digest("1.5.0"), digest("1.5.0"), digest("1.4.3")), "{}", ran.err);
+    assert!(ran.err.contains("1.5.0 is released and higher than 1.4.3"), "{}", ran.err);
+}
+
+#[test]
+fn a_gate_that_is_closed_leaves_no_version_behind() {
+    let world = fixed(false);
+    let digest = {
+        world.configure("to: staging}", "to: dev}");
+        hotfix(&world, "1.4.3", &["--to", "dev"]).must(0, "deploy.done");
+        world.sandbox.with(|outside| outside.github.tags.retain(|(tag, _)| tag != "v1.4.3"));
+        world.sandbox.with(|outside| outside.github.releases.clear());
+        world.digest_of("1.4.3")
+    };
+    assert_eq!(world.run(&["quarantine", &digest, "--reason", "worse"]).code, 0);
+    hotfix(&world, "1.4.3", &["--to", "staging"]).must(4, "gate.quarantined");
     assert_eq!(tag_of(&world, "v1.4.3"), None);
 }
 

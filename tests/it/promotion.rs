@@ -129,6 +129,22 @@ fn what_was_replaced_before_its_time_has_not_soaked() {
 }
 
 #[test]
+fn what_was_taken_back_from_staging_does_not_go_on() {
+    let mut world = chained("");
+    let first = world.head();
+    world.released("v1.0.0", &first).run(&["run"]).must(0, "deploy.done");
+    world.write("app", "two\n");
+    let second = world.commit("two");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.released("v1.1.0", &second).run(&["run"]).must(0, "deploy.done");
+    world.run(&["rollback", "staging"]).must(0, "deploy.done");
+    let ran = world.run(&["deploy", "production", "1.1.0"]);
+    ran.must(4, "gate.after");
+    assert!(ran.err.contains("1.1.0 was taken back from staging by octocat"), "{}", ran.err);
+    world.run(&["deploy", "production", "1.0.0"]).must(0, "deploy.done");
+}
+
+#[test]
 fn a_gate_is_lifted_by_hand_with_a_reason_that_stays() {
     let mut world = chained("");
     let sha = world.head();
@@ -184,14 +200,14 @@ fn nothing_is_deployed_in_a_freeze_but_what_a_person_lifts() {
 #[test]
 fn a_freeze_that_begins_while_a_run_waits_holds_it_back() {
     let mut world = World::new();
-    let begins = Timestamp::now().checked_add(Span::new().seconds(6)).unwrap();
-    world.configure("    gates:\n", &format!("    {}\n    gates:\n", window(Span::new().seconds(6), Span::new().hours(1))));
-    let sha = world.commit("soon");
+    let sha = world.head();
     world.pushed().run(&["run"]).must(0, "deploy.done");
+    let begins = Timestamp::now().checked_add(Span::new().seconds(8)).unwrap();
+    world.configure("    gates:\n", &format!("    {}\n    gates:\n", window(Span::new().seconds(8), Span::new().hours(1))));
     world.sandbox.with(|outside| {
         outside.queues.insert(("us-west-2".into(), "jobs".into()), [[1, 0, 0]].into_iter().collect());
     });
-    let going = world.run_until(&["deploy", "production", &sha], "jobs");
+    let going = world.run_until(&["deploy", "production", &sha], "record");
     world.until("the freeze begins", |_| Timestamp::now() > begins);
     world.sandbox.with(|outside| {
         outside.queues.insert(("us-west-2".into(), "jobs".into()), [[0, 0, 0]].into_iter().collect());

@@ -1,6 +1,6 @@
 //! Back to what ran before, by the records; and what must not come back, by the quarantine.
 
-use crate::world::World;
+use crate::world::{Going, World};
 use serde_json::{Value, json};
 use tidegate::rehearse::sandbox::ClusterMood;
 
@@ -19,14 +19,10 @@ fn released() -> (World, Vec<String>) {
     (world, digests)
 }
 
-fn tags(world: &World) -> usize {
-    world.sandbox.with(|outside| outside.repositories["demo"].tags.len())
-}
-
 #[test]
 fn the_last_good_version_comes_back_as_the_same_bytes() {
-    let (world, digests) = released();
-    let known = tags(&world);
+    let (mut world, digests) = released();
+    world.configure("  staging:\n    when: release\n", "  staging:\n    when: release\n    tags: [latest]\n");
     let plan = world.run(&["plan", "rollback", "staging"]);
     assert_eq!(plan.code, 0, "{}", plan.err);
     assert!(plan.err.contains("put 1.1.0 back on staging (back from 1.2.0; 1.1.0 was delivered by octocat on "), "{}", plan.err);
@@ -36,12 +32,12 @@ fn the_last_good_version_comes_back_as_the_same_bytes() {
     assert_eq!((ran.outputs["version"].as_str(), &ran.outputs["digest"]), ("1.1.0", &digests[1]));
     assert!(world.runs_on("staging").ends_with(&digests[1]));
     assert_eq!(ran.count("POST /build"), 0);
-    assert_eq!(tags(&world), known, "no alias moves");
+    assert_eq!(world.digest_of("latest"), digests[2], "no alias moves");
     // Once more is further back: what somebody went back from is not good.
-    let ran = world.run(&["rollback", "staging"]);
+    let ran = world.var("GITHUB_RUN_ID", "78").run(&["rollback", "staging"]);
     ran.must(0, "deploy.done");
     assert_eq!(ran.outputs["version"], "1.0.0");
-    let ran = world.run(&["rollback", "staging"]);
+    let ran = world.var("GITHUB_RUN_ID", "79").run(&["rollback", "staging"]);
     ran.must(2, "input.version");
     assert!(ran.err.contains("there is nothing good before 1.0.0 on staging"), "{}", ran.err);
     // By name it may be any that was there.
@@ -70,6 +66,77 @@ fn a_version_that_failed_is_gone_back_from_to_the_one_before() {
 }
 
 #[test]
+fn a_good_version_stays_good_after_others_went_back_to_it() {
+    let (mut world, digests) = released();
+    for number in [3, 4] {
+        world.write("app", &format!("broken {number}\n"));
+        let sha = world.commit("broken");
+        world.pushed().run(&["run"]).must(0, "deploy.done");
+        world.sandbox.with(|outside| outside.mood = ClusterMood::CrashLoop);
+        assert_eq!(world.released(&format!("v1.{number}.0"), &sha).run(&["run"]).code, 1);
+        world.sandbox.with(|outside| outside.mood = ClusterMood::Honest);
+        let ran = world.run(&["rollback", "staging"]);
+        ran.must(0, "deploy.done");
+        assert_eq!(ran.outputs["digest"], digests[2], "{}", ran.err);
+        world.var("GITHUB_RUN_ID", format!("10{number}"));
+    }
+}
+
+#[test]
+fn a_rollback_that_is_run_again_leads_where_it_led() {
+    let (mut world, digests) = released();
+    world.var("GITHUB_RUN_ID", "90");
+    world.sandbox.with(|outside| outside.mood = ClusterMood::KeepsTemplate);
+    assert_eq!(world.run(&["rollback", "staging"]).code, 1);
+    world.sandbox.with(|outside| outside.mood = ClusterMood::Honest);
+    for _again in 0..2 {
+        let ran = world.var("GITHUB_RUN_ATTEMPT", "2").run(&["rollback", "staging"]);
+        ran.must(0, "deploy.done");
+        assert_eq!((ran.outputs["version"].as_str(), &ran.outputs["digest"]), ("1.1.0", &digests[1]), "{}", ran.err);
+    }
+    // Another one is another wish.
+    let ran = world.var("GITHUB_RUN_ID", "91").run(&["rollback", "staging"]);
+    assert_eq!(ran.outputs["version"], "1.0.0", "{}", ran.err);
+}
+
+#[test]
+fn what_was_delivered_while_a_rollback_waited_is_not_rolled_over() {
+    let (world, _) = released();
+    for version in ["1.0.0", "1.1.0"] {
+        world.run(&["deploy", "production", version]).must(0, "deploy.done");
+    }
+    let busy = |count: u64| {
+        world.sandbox.with(|outside| outside.queues.insert(("us-west-2".into(), "jobs".into()), [[count, 0, 0]].into_iter().collect()));
+    };
+    busy(1);
+    let deploy = world.run_until(&["deploy", "production", "1.2.0"], "record");
+    let mut rollback = world.command(&["rollback", "production"]);
+    rollback.env("GITHUB_RUN_ID", "78");
+    let mut rollback = Going::start(rollback);
+    rollback.until("put 1.0.0 back on production");
+    rollback.until("held by");
+    busy(0);
+    deploy.ends(0);
+    let said = rollback.ends(4);
+    assert!(said.contains("1.2.0 was delivered to production while this rollback waited") && said.contains("(order.changed)"), "{said}");
+    assert!(world.runs_on("production").contains(":1.2.0@"), "{}", world.runs_on("production"));
+}
+
+#[test]
+fn what_the_record_does_not_name_is_not_made_up() {
+    let (world, _) = released();
+    let more = "images:\n  other:\n    repository: 123456789012.dkr.ecr.us-west-2.amazonaws.com/other\n";
+    world.configure("images:\n", more);
+    world.configure(
+        "      - kubernetes: {namespace: staging, workloads: [deployment/web], image: app, timeout: 5s}",
+        "      - kubernetes: {namespace: staging, workloads: [deployment/web], image: other, timeout: 5s}",
+    );
+    let ran = world.run(&["rollback", "staging"]);
+    ran.must(2, "input.version");
+    assert!(ran.err.contains("when 1.1.0 was delivered to staging, there was no image other with it"), "{}", ran.err);
+}
+
+#[test]
 fn the_outside_that_only_says_yes_is_no_rollback() {
     let (world, digests) = released();
     world.sandbox.with(|outside| outside.mood = ClusterMood::KeepsTemplate);
@@ -84,7 +151,7 @@ fn the_outside_that_only_says_yes_is_no_rollback() {
 
 #[test]
 fn an_image_that_is_gone_or_was_moved_is_told_from_its_tag() {
-    let (world, digests) = released();
+    let (mut world, digests) = released();
     // The tag stands for other bytes by now; the record knows better.
     world.sandbox.with(|outside| outside.repositories.get_mut("demo").unwrap().tags.insert("1.1.0".into(), digests[0].clone()));
     let ran = world.run(&["rollback", "staging"]);
@@ -95,7 +162,7 @@ fn an_image_that_is_gone_or_was_moved_is_told_from_its_tag() {
         repository.tags.retain(|_, digest| *digest != digests[0]);
         repository.manifests.remove(&digests[0]);
     });
-    let ran = world.run(&["rollback", "staging"]);
+    let ran = world.var("GITHUB_RUN_ID", "78").run(&["rollback", "staging"]);
     ran.must(2, "input.version");
     assert!(
         ran.err.contains("is not in 123456789012.dkr.ecr.us-west-2.amazonaws.com/demo any more") && ran.err.contains("lifecycle"),
