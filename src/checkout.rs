@@ -71,8 +71,7 @@ impl Checkout {
             let format = format!("--format=%(refname:strip={strip})");
             self.git(&["for-each-ref", &format, &format!("--points-at={sha}"), &format!("refs/{folder}/")])
         };
-        let has_remote = self.git(&["remote"]).is_some_and(|names| !names.is_empty());
-        let found = is_full_sha(sha).then(|| if has_remote { list("remotes/origin", 3) } else { list("heads", 2) });
+        let found = is_full_sha(sha).then(|| if self.has_remote() { list("remotes/origin", 3) } else { list("heads", 2) });
         found.flatten().unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
@@ -125,8 +124,11 @@ impl Checkout {
     /// The tip of a branch: the remote's as last fetched, or the local one where there is no remote.
     pub fn tip(&self, branch: &str) -> Option<String> {
         let tip = |folder: &str| self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/{folder}/{branch}^{{commit}}")]);
-        let has_remote = self.git(&["remote"]).is_some_and(|names| !names.is_empty());
-        if has_remote { tip("remotes/origin") } else { tip("heads") }
+        if self.has_remote() { tip("remotes/origin") } else { tip("heads") }
+    }
+
+    fn has_remote(&self) -> bool {
+        self.git(&["remote"]).is_some_and(|names| !names.is_empty())
     }
 
     /// Whether there is a local branch of this name.

@@ -31,8 +31,6 @@ pub struct Fix {
     pub tip: String,
     /// The tag of the fix.
     pub tag: String,
-    /// Whether the tag is there already.
-    pub is_tagged: bool,
     /// The version of the fix.
     pub version: Version,
     /// The tag of the release that it fixes.

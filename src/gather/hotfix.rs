@@ -47,7 +47,6 @@ pub async fn named(event: &mut Event, version: &str, sources: &Sources<'_>) -> R
             return Err(Error::new(Reason::TagMoved, sentence).hint("versions do not change: take the next number"));
         }
         fix.tag = tag;
-        fix.is_tagged = true;
     }
     fix.on_default = sources.is_on_default(event, &tip).await?;
     Ok(fix)
@@ -84,7 +83,7 @@ pub async fn released(event: &Event, tag: &str, sources: &Sources<'_>) -> Result
         return Ok(Err(format!("no branch for hot fixes ({takes}) holds it; by hand: tidegate deploy ENVIRONMENT {tag}")));
     };
     let fix = judge(sources, &version, sha, &branch).await?;
-    Ok(Ok(Fix { tag: tag.to_owned(), is_tagged: true, on_default: Some(false), ..fix }))
+    Ok(Ok(Fix { tag: tag.to_owned(), on_default: Some(false), ..fix }))
 }
 
 /// Whether the number follows the release that it fixes, and the commit descends from it.
@@ -126,15 +125,7 @@ async fn judge(sources: &Sources<'_>, version: &Version, tip: &str, branch: &str
     }
     let v = if tag.trim_end_matches(fixed.as_str()).ends_with(['v', 'V']) { "v" } else { "" };
     let tag_of_fix = format!("{}{v}{version}", sources.config.tag_prefix);
-    Ok(Fix {
-        branch: branch.to_owned(),
-        tip: tip.to_owned(),
-        tag: tag_of_fix,
-        is_tagged: false,
-        version: version.clone(),
-        fixes: tag,
-        on_default: None,
-    })
+    Ok(Fix { branch: branch.to_owned(), tip: tip.to_owned(), tag: tag_of_fix, version: version.clone(), fixes: tag, on_default: None })
 }
 
 impl Sources<'_> {

@@ -48,6 +48,13 @@ impl Forge {
         all
     }
 
+    /// The branches that end with a commit.
+    pub(super) fn branches_at(&self, sha: &str) -> Vec<&String> {
+        let checkout = self.checkout();
+        let at = |branch: &&String| checkout.as_ref().and_then(|checkout| checkout.tip(branch)).as_deref() == Some(sha);
+        self.branches.iter().filter(at).collect()
+    }
+
     /// Makes a tag by a release, unless this outside only says so.
     pub(super) fn release(&mut self, tag: &str, target: &str) {
         self.releases.push(tag.to_owned());
@@ -72,10 +79,8 @@ pub fn answer(forge: &mut Forge, asked: &Asked, (method, parts): (&str, &[&str])
             false => not_found(),
         },
         ("GET", ["commits", sha, "branches-where-head"]) => {
-            let checkout = forge.checkout();
-            let at = |branch: &&String| checkout.as_ref().and_then(|checkout| checkout.tip(branch)).as_deref() == Some(*sha);
-            let found = forge.branches.iter().filter(at);
-            json_answer(200, &found.map(|name| json!({"name": name, "commit": {"sha": sha}, "protected": false})).collect())
+            let found = forge.branches_at(sha);
+            json_answer(200, &found.iter().map(|name| json!({"name": name, "commit": {"sha": sha}, "protected": false})).collect())
         }
         ("GET", ["pulls"]) if asked.parameter("head").is_some() => {
             let head = asked.parameter("head").unwrap_or_default();

@@ -265,9 +265,7 @@ fn repository(github: &github::Forge, gitlab: &Project, asked: &Asked, rest: &[&
             json_answer(200, &found.iter().map(|(name, sha)| json!({"name": name, "commit": commit(sha)})).collect())
         }
         ["commits", sha, "refs"] => {
-            let checkout = github.checkout();
-            let holds = |branch: &&String| checkout.as_ref().and_then(|checkout| checkout.tip(branch)).as_deref() == Some(*sha);
-            json_answer(200, &github.branches.iter().filter(holds).map(|name| json!({"type": "branch", "name": name})).collect())
+            json_answer(200, &github.branches_at(sha).iter().map(|name| json!({"type": "branch", "name": name})).collect())
         }
         ["tags", name] => commit_of(github.commit(&format!("tags/{name}")), name),
         ["branches", name] => commit_of(github.commit(&format!("heads/{name}")), name),
