@@ -10,6 +10,7 @@ use crate::event::FactFlags;
 use crate::gates::{Gate, Override};
 use crate::inputs::Inputs;
 use crate::rehearse::Rehearsal;
+use crate::sweep;
 use crate::vars::Vars;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ pub enum Command {
     /// Who holds the lease of an environment; take it or let go of it by hand
     #[command(subcommand)]
     Lock(commands::lock::Lock),
+    /// Remove previews of closed pull requests, and those that `ttl` and `max` say
+    Sweep(sweep::Args),
     /// Keep an image from being deployed again, whoever asks; without a name, show what is kept so
     Quarantine(commands::quarantine::Args),
     /// Run everything in a sandbox in this process; no account needed
@@ -166,7 +169,7 @@ pub struct Rollback {
 /// `plan` and `explain`: about the CI event, or about what is named.
 #[derive(Clone, Debug, Args)]
 pub struct About {
-    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, or rollback ENV (default: the CI event)
+    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, rollback ENV, or sweep (default: the CI event)
     #[arg(value_name = "EVENT", num_args = 0..=3)]
     about: Vec<String>,
     /// With `rollback ENV` the version to go back to, with `hotfix VERSION` the environment it goes to
@@ -284,6 +287,12 @@ impl Rollback {
 }
 
 impl About {
+    /// `plan sweep`: what it is asked with.
+    pub fn sweep(&self) -> Option<sweep::Args> {
+        let Delivery { set, format, lock_timeout, file, facts, .. } = self.delivery.clone();
+        (self.about == ["sweep"]).then(|| sweep::Args { set, format, lock_timeout, at: commands::lock::At { file, facts } })
+    }
+
     /// The request that is asked about.
     pub fn asked(&self, vars: &Vars) -> Result<Asked> {
         if self.delivery.report.is_some() {
@@ -302,8 +311,9 @@ impl About {
             ["deploy", environment, version] => Request::Deploy { environment: (*environment).into(), version: (*version).into() },
             other => {
                 let sentence = format!("{:?} is not an event", other.join(" "));
-                return Err(Error::new(Reason::InputInvalid, sentence)
-                    .hint("write merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, or rollback ENV"));
+                return Err(Error::new(Reason::InputInvalid, sentence).hint(
+                    "write merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, rollback ENV, or (with plan) sweep",
+                ));
             }
         };
         self.delivery.asked(request, vars)

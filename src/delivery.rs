@@ -59,6 +59,16 @@ pub struct Prepared {
     pub back: Option<Back>,
 }
 
+impl Prepared {
+    /// Why a preview is removed, for its records.
+    pub fn gone_because(&self) -> &str {
+        match &self.request {
+            Request::Sweep(sweep) => &sweep.why,
+            _event => "the pull request is closed",
+        }
+    }
+}
+
 impl Asked {
     /// The event of this environment with flags applied.
     pub fn event(&self, vars: &Vars) -> Result<(Provider, Event)> {
@@ -76,7 +86,12 @@ impl Asked {
 
 /// Decides and plans. Connects only for facts that the event does not hold.
 pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
-    let (_provider, mut event) = asked.event(&world.vars)?;
+    let (_provider, event) = asked.event(&world.vars)?;
+    prepare_about(world, asked, event).await
+}
+
+/// The same for an event that is not the run's own.
+pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Result<Prepared> {
     let mut loaded = config::load(asked.config.as_deref()).map_err(|error| match (event.kind, error.reason) {
         (event::Kind::PreviewStop, Reason::ConfigMissing) => {
             error.hint("a stop job has no checkout (GIT_STRATEGY: none): keep the file as an artifact of the preview's job and name that job under `needs:`")
@@ -97,7 +112,7 @@ pub async fn prepare(world: &World, asked: &Asked) -> Result<Prepared> {
         forge.fill_pull_request(&mut event).await?;
     }
     // Previews may be named after their branch.
-    if asked.request == Request::PrClosed
+    if matches!(asked.request, Request::PrClosed | Request::Sweep(_))
         && event.head_ref.is_none()
         && let Err(error) = forge.fill_pull_request(&mut event).await
     {

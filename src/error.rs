@@ -36,8 +36,8 @@ reasons! {
     Built "image.built" 0 "The environment has no `deploy:`; the images were built or reused and tagged.";
     Triggered "trigger.done" 0 "Nothing is deployed here; the pipelines elsewhere were started, and ended well where they were followed.";
     ImageReused "image.reused" 0 "The same recipe was already in the registry; nothing was built (later: today the report's images say `how`).";
-    Removed "preview.removed" 0 "The pull request is closed; what was applied for its preview is gone.";
-    PreviewKept "preview.kept" 0 "The pull request is closed; its workloads were not made by tidegate and were left as they are.";
+    Removed "preview.removed" 0 "The preview is gone: its pull request is closed, or `ttl` or `max` says so.";
+    PreviewKept "preview.kept" 0 "The preview is over; its workloads were not made by tidegate and were left as they are.";
     Planned "event.matched" 0 "An environment claims this event.";
     EventIgnored "event.ignored" 0 "No environment claims this event.";
     EventUnknown "event.unknown" 0 "tidegate does not know this event or action.";

@@ -32,7 +32,7 @@ pub const NAMES: [&str; 17] = [
 /// Commands that deliver.
 const RUNS: [&str; 8] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy", "hotfix", "rollback"];
 /// All commands that make sense as a step.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "run",
     "merge",
     "release",
@@ -49,6 +49,7 @@ const COMMANDS: [&str; 17] = [
     "trigger",
     "status",
     "quarantine",
+    "sweep",
     "rehearse",
 ];
 

@@ -9,7 +9,8 @@
 //! 4. [`run`] carries the plan out with [`steps`], [`gates`] and [`targets`]; [`registry`] and [`forge`] are the outside.
 //!    [`state`] keeps leases and records: who may go now, and what runs where.
 //! 5. [`report`] says what happened: log, outputs, summary, comment.
-//! 6. [`doctor`] tries beforehand what a run will need. [`rehearse`] is an outside of our own, in this process.
+//! 6. [`sweep`] finds previews that have had their time, and removes them as the events would have.
+//! 7. [`doctor`] tries beforehand what a run will need. [`rehearse`] is an outside of our own, in this process.
 //!
 //! Invariants: nothing outside changes before the plan is printed; `deployed` is said only when what runs was
 //! identified; a failure to tell never changes a verdict; secrets are values of [`tools::secret::Secret`], never text.
@@ -35,6 +36,7 @@ pub mod report;
 pub mod run;
 pub mod state;
 pub mod steps;
+pub mod sweep;
 pub mod targets;
 pub mod tools;
 pub mod variables;

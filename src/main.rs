@@ -11,6 +11,7 @@ use tidegate::delivery::{self, Asked};
 use tidegate::error::{Error, Reason, Result};
 use tidegate::inputs::Inputs;
 use tidegate::report::{Report, outputs};
+use tidegate::sweep::{self, Mode};
 use tidegate::tools::console::Console;
 use tidegate::tools::wait::{Cancel, Clock};
 use tidegate::vars::Vars;
@@ -117,6 +118,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Rollback(_)
         | Command::Hotfix(_)
         | Command::Quarantine(_)
+        | Command::Sweep(_)
         | Command::Plan(_)
         | Command::Drain(_)
         | Command::Init(_)
@@ -148,7 +150,11 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
         Command::Hotfix(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
         Command::Rollback(args) => deliver(&world, &args.delivery, args.asked(&world.vars)).await,
         Command::Quarantine(args) => commands::quarantine::run(&world, args).await.and_then(print_some),
+        Command::Sweep(args) => sweep(&world, args, Mode::Remove).await,
         Command::Plan(about) => {
+            if let Some(args) = about.sweep() {
+                return sweep(&world, &args, Mode::Plan).await;
+            }
             let plan = commands::plan::plan(&world, &about.asked(&world.vars)?).await?;
             match about.delivery.format {
                 Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&plan).unwrap_or_default())),
@@ -185,7 +191,10 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
 async fn deliver(world: &World, args: &Delivery, asked: Result<Asked>) -> Result<u8> {
     let report = match asked {
         Ok(asked) => match prepare(world, &asked).await {
-            Ok(prepared) => run::run(world, &prepared).await.0,
+            Ok(prepared) => {
+                sweep::make_room(world, &asked, &prepared).await;
+                run::run(world, &prepared).await.0
+            }
             Err(error) => Report::of_error(&error),
         },
         Err(error) => Report::of_error(&error),
@@ -199,6 +208,12 @@ async fn deliver(world: &World, args: &Delivery, asked: Result<Asked>) -> Result
         }
         Ok(()) => Ok(code),
     }
+}
+
+async fn sweep(world: &World, args: &sweep::Args, mode: Mode) -> Result<u8> {
+    let (text, swept) = sweep::run(world, args, mode).await?;
+    print_some(text)?;
+    swept.map(|()| 0)
 }
 
 async fn prepare(world: &World, asked: &Asked) -> Result<delivery::Prepared> {

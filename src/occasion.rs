@@ -32,7 +32,7 @@ pub(crate) fn refuse(reason: Reason, sentence: impl Into<String>) -> Stop {
 
 /// Classifies in the order of the contract: what was asked by name, deletions, pull requests, releases, tags, the rest.
 pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<Occasion, Stop> {
-    if *request != Request::Event && *request != Request::PrClosed {
+    if !matches!(request, Request::Event | Request::PrClosed | Request::Sweep(_)) {
         trusted(event)?; // a command by name does not make a stranger's run trustworthy
     }
     match request {
@@ -46,6 +46,7 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
         Request::PrOpened if event.more.closed => Err(refuse(Reason::InputEvent, "the pull request is closed: it gets no preview")),
         Request::PrOpened => pull_request(event, true),
         Request::PrClosed => pull_request(event, false),
+        Request::Sweep(_) => Ok(Occasion::PullRequest { open: false }),
         Request::Deploy { environment, version } => {
             Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
         }

@@ -45,24 +45,14 @@ impl Place {
         let config = &self.loaded.config;
         let known = match config.environments.get(environment) {
             Some(rules) => !rules.is_preview(),
-            None => config.environments.values().any(|rules| rules.is_preview() && self.is_preview(rules, environment)),
+            None => {
+                config.environments.values().any(|rules| rules.is_preview() && rules.preview_number(&config.project, environment).is_some())
+            }
         };
         match known {
             true => Ok(Key::new(&config.project, environment)),
             false => Err(unknown_environment(config, environment)),
         }
-    }
-
-    /// Whether this can be the name of one of these previews.
-    fn is_preview(&self, rules: &config::Environment, name: &str) -> bool {
-        let project = &self.loaded.config.project;
-        let template = rules.name.as_deref().unwrap_or("{project}-pr-{pr}").replace("{project}", project);
-        let parts = template.split("{pr}").map(|part| {
-            let literal = regex::escape(part);
-            regex::Regex::new(r"\\\{[^}]*\\\}").map_or(literal.clone(), |other| other.replace_all(&literal, ".+").into_owned())
-        });
-        let pattern = parts.collect::<Vec<_>>().join(r"\d+");
-        regex::Regex::new(&format!("^{pattern}$")).is_ok_and(|pattern| pattern.is_match(name))
     }
 
     /// Keys and own names of everything that may have records: what the file declares, then the previews that were made.
@@ -71,7 +61,7 @@ impl Place {
         let declared = config.environments.iter().filter(|(_, rules)| !rules.is_preview());
         let mut names: Vec<(String, String)> = declared.map(|(name, _)| (name.clone(), name.clone())).collect();
         if let Some((preview, _)) = config.environments.iter().find(|(_, rules)| rules.is_preview()) {
-            let made = self.store.places(&config.project).await?;
+            let made = self.store.places(&config.project, 1).await?;
             names.extend(made.into_iter().filter(|name| !config.environments.contains_key(name)).map(|name| (preview.clone(), name)));
         }
         Ok(names)

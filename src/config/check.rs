@@ -141,6 +141,17 @@ impl Checker<'_> {
                 self.report(&format!("{path}.name"), "the name of a preview must contain {pr}", hint);
             }
         }
+        for (key, is_given) in [("ttl", rules.ttl.is_some()), ("max", rules.max.is_some())] {
+            if is_given && !rules.is_preview() {
+                self.report(&format!("{path}.{key}"), "only previews go by themselves", "leave it out, or write `when: pull-request`");
+            }
+        }
+        if let Some(url) = &rules.url {
+            self.placeholders(&format!("{path}.url"), url);
+            if !url.starts_with("https://") && !url.starts_with("http://") {
+                self.report(&format!("{path}.url"), "this is no address", "write it as \"https://pr-{pr}.example.com\"");
+            }
+        }
         self.tags(&path, rules);
         if let Some(migrate) = &rules.migrate {
             self.migrate(&format!("{path}.migrate"), migrate, rules);

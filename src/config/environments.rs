@@ -15,6 +15,8 @@ pub struct Environment {
     pub r#if: Option<Condition>,
     /// The name of a preview, as "{project}-pr-{pr}".
     pub name: Option<String>,
+    /// Where people see what runs here, as "https://pr-{pr}.example.com"; what a target says of itself when not given.
+    pub url: Option<String>,
     /// Extra image tags, as latest; they only move forward.
     #[serde(default)]
     pub tags: Vec<String>,
@@ -64,6 +66,30 @@ pub struct Environment {
     /// Who is told, besides the pull request.
     #[serde(default)]
     pub notify: Vec<Notify>,
+}
+
+impl Environment {
+    /// The pull request of a preview with this name; nothing when it is the name of something else.
+    pub fn preview_number(&self, project: &str, name: &str) -> Option<u64> {
+        let template = self.name.as_deref().unwrap_or("{project}-pr-{pr}").replace("{project}", project);
+        let parts = template.split("{pr}").map(|part| {
+            let literal = regex::escape(part);
+            regex::Regex::new(r"\\\{[^}]*\\\}").map_or(literal.clone(), |other| other.replace_all(&literal, ".+").into_owned())
+        });
+        let pattern = format!("^{}$", parts.collect::<Vec<_>>().join(r"(\d+)"));
+        let found = regex::Regex::new(&pattern).ok()?.captures(name)?;
+        let mut numbers = found.iter().skip(1).flatten().map(|number| number.as_str());
+        let first = numbers.next()?;
+        if numbers.all(|other| other == first) { first.parse().ok() } else { None }
+    }
+
+    /// Which previews go by themselves, for a person.
+    pub fn limits(&self) -> Option<String> {
+        let old = self.ttl.as_ref().map(|ttl| format!("not changed for {ttl}"));
+        let many = self.max.map(|max| format!("more than {max}, the oldest first"));
+        let parts: Vec<String> = old.into_iter().chain(many).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
 }
 
 /// An event, or a branch or tag, that leads to an environment.

@@ -38,8 +38,6 @@ fn in_environment(rules: &Environment) -> Vec<String> {
     add(rules.backup.is_some(), "backup");
     add(!rules.verify.is_empty(), "verify");
     add(!rules.notify.is_empty(), "notify");
-    add(rules.ttl.is_some(), "ttl");
-    add(rules.max.is_some(), "max");
     for (index, gate) in rules.gates.iter().enumerate() {
         add(matches!(gate, Gate::Scan(_)), &format!("gates[{index}].scan"));
     }

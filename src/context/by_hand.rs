@@ -51,6 +51,37 @@ impl Fix {
     }
 }
 
+/// A preview that is to go, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// The environment's key.
+    pub environment: String,
+    /// Its pull request.
+    pub number: u64,
+    /// What holds when it goes; looked at once more under its lease.
+    pub cause: SweepCause,
+    /// Why, for a person.
+    pub why: String,
+    /// What targets have of it by their own marks: the target's place among those of the environment, and an app or namespace.
+    pub found: Vec<(usize, String)>,
+}
+
+/// Why a preview goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SweepCause {
+    /// Its pull request is closed.
+    Closed,
+    /// It is too old, or one too many, and this is the key of the newest record of it.
+    Surplus(Option<String>),
+}
+
+/// A preview goes although no event says so.
+pub(super) fn swept(config: &Config, sweep: &Sweep) -> Decision {
+    let mut decision = named(config, &sweep.environment, &sweep.why, &Facts::default());
+    (decision.outcome, decision.by_hand) = (Outcome::Remove, false);
+    decision
+}
+
 /// A hot fix that was asked for: it goes where the lane leads, and no further.
 pub(super) fn hot_fix(config: &Config, to: Option<&str>, facts: &Facts) -> Result<Decision> {
     let lane = match &config.hotfix {

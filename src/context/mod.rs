@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 mod by_hand;
 mod freeze;
 
-pub use by_hand::{Back, Fix, unknown_environment};
+pub use by_hand::{Back, Fix, Sweep, SweepCause, unknown_environment};
 
 pub use freeze::frozen;
 
-use by_hand::{hot_fix, manual, rollback};
+use by_hand::{hot_fix, manual, rollback, swept};
 use freeze::unless_frozen;
 
 /// What is asked for: what the event says, or one thing by name.
@@ -58,6 +58,8 @@ pub enum Request {
         /// Whether a pull request brings it to the default branch.
         back_merge: bool,
     },
+    /// Away with a preview that has had its time.
+    Sweep(Box<Sweep>),
 }
 
 /// What was read from outside because the event does not hold it.
@@ -158,6 +160,9 @@ impl Decision {
 /// Decides. An `Err` is a mistake of the user; everything else is an answer.
 pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Variables, facts: &Facts) -> Result<Decision> {
     let config = &loaded.config;
+    if let Request::Sweep(sweep) = request {
+        return Ok(swept(config, sweep));
+    }
     let occasion = match occasion(event, request) {
         Ok(occasion) => occasion,
         Err(stop) => return Ok(stopped(stop, not_asked(config))),

@@ -242,6 +242,20 @@ impl Event {
         }
     }
 
+    /// Another pull request of the same repository, in the same run. Nothing else of this event is about that.
+    pub fn about(&self, number: u64) -> Self {
+        let More { repository, gitlab, run, .. } = self.more.clone();
+        let more = More { repository, gitlab, run, ..More::default() };
+        Self {
+            pr: Some(number),
+            is_fork: None,
+            default_branch: self.default_branch.clone(),
+            actor: self.actor.clone(),
+            more,
+            ..Self::of(Kind::Manual)
+        }
+    }
+
     /// Sets the commit and its short form together, so that they cannot disagree.
     pub fn set_sha(&mut self, sha: Option<String>) {
         self.short7 = sha.as_deref().map(short);

@@ -63,7 +63,44 @@ pub struct Status {
     pub created_at: String,
 }
 
+/// What became of an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// It is deleted.
+    Deleted,
+    /// It was not there.
+    Gone,
+    /// Somebody has given it rules: it stays.
+    Configured,
+    /// This token must not.
+    Denied,
+}
+
 impl GitHub {
+    /// Deletes an environment that nobody has configured.
+    /// <https://docs.github.com/rest/deployments/environments#delete-an-environment>
+    pub async fn delete_environment(&self, name: &str) -> Result<Deletion> {
+        let path = format!("/environments/{}", encode(name));
+        let there = self.call(Method::GET, &path, None).await?;
+        match there.status {
+            200 => {}
+            404 => return Ok(Deletion::Gone),
+            401 | 403 => return Ok(Deletion::Denied),
+            _other => return Err(Error::new(Reason::ForgeFailed, format!("GitHub does not show it: {}", there.message()))),
+        }
+        let rules = there.body.get("protection_rules").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+        if rules || there.body.get("deployment_branch_policy").is_some_and(|policy| !policy.is_null()) {
+            return Ok(Deletion::Configured);
+        }
+        let answer = self.call(Method::DELETE, &path, None).await?;
+        match answer.status {
+            204 => Ok(Deletion::Deleted),
+            404 => Ok(Deletion::Gone),
+            401 | 403 => Ok(Deletion::Denied),
+            _other => Err(Error::new(Reason::ForgeFailed, answer.message())),
+        }
+    }
+
     /// Records that a delivery begins; the id of the record. `payload.key` tells it from others when the answer is lost.
     pub async fn create_deployment(&self, new: &NewDeployment<'_>) -> Result<u64> {
         let body = json!({

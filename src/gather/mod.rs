@@ -115,9 +115,13 @@ fn named_version(event: &Event, request: &Request) -> Option<String> {
     let said = match request {
         Request::Deploy { version, .. } => Some(version.clone()),
         Request::Event => event.more.inputs.get("version").cloned(),
-        Request::Merge | Request::Release | Request::PrOpened | Request::PrClosed | Request::Rollback { .. } | Request::Hotfix { .. } => {
-            None
-        }
+        Request::Merge
+        | Request::Release
+        | Request::PrOpened
+        | Request::PrClosed
+        | Request::Rollback { .. }
+        | Request::Hotfix { .. }
+        | Request::Sweep(_) => None,
     };
     said.map(|version| version.trim().to_owned()).filter(|version| !version.is_empty() && !crate::event::is_full_sha(version))
 }

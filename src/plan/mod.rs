@@ -44,12 +44,18 @@ pub struct Plan {
     pub lock: Option<Lock>,
     /// What happens when a target fails; none when nothing is deployed.
     pub rollback: Option<Rollback>,
+    /// Where people see what runs there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// Targets and pipelines elsewhere whose `if:` is not met in this run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
     /// Gates that a person lifted, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lifted: Vec<String>,
+    /// Which previews make room before this one is delivered; none where neither `ttl` nor `max` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweeps: Option<String>,
     /// What can be foreseen to go wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -323,21 +329,37 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         let values = variables::values(event, config, decision, variables);
         plan.is_preview = rules.is_preview();
         plan.on_partial = rules.on_partial;
+        plan.sweeps = rules.limits().filter(|_| plan.is_preview && !matches!(request, Request::Sweep(_)));
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
         builder.display_name()?;
+        builder.url()?;
         builder.plan.has_targets = builder.has_targets();
         match (decision.outcome, request, event.kind) {
+            (Outcome::Remove, Request::Sweep(sweep), _) => builder.swept(sweep)?,
             (Outcome::Remove, _, _) => builder.pull_request_closed()?,
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,
             (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
             (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
             (_, Request::Hotfix { back_merge, .. }, _) => builder.hot_fixed(*back_merge)?,
             (_, Request::Rollback { .. }, _) => builder.rolled_back()?,
-            (_, Request::Deploy { .. } | Request::Event | Request::PrClosed, _) => builder.deployed_by_hand()?,
+            (_, Request::Deploy { .. } | Request::Event | Request::PrClosed | Request::Sweep(_), _) => builder.deployed_by_hand()?,
         }
     }
     plan.hash = hash(&plan);
     Ok(plan)
+}
+
+/// What a preview may have at the targets of an environment, each with its place among them. What is named after the pull
+/// request or its branch is filled with something.
+pub fn removable(event: &Event, loaded: &Loaded, environment: &str, variables: &Variables) -> Result<Vec<(usize, targets::Work)>> {
+    let config = &loaded.config;
+    let Some((name, rules)) = config.environments.get_key_value(environment) else { return Ok(Vec::new()) };
+    let decision = Decision { environment: Some(name.clone()), ..Decision::none(Outcome::Remove, Reason::Planned, String::new()) };
+    let event = Event { head_ref: Some("sweep".into()), ..event.about(1) };
+    let values = variables::values(&event, config, &decision, variables);
+    let mut plan = Plan::empty(Outcome::Remove, Reason::Planned, String::new());
+    let builder = Builder { event: &event, loaded, config, name, rules, values, decision: &decision, plan: &mut plan };
+    builder.removable()
 }
 
 /// SHA-256 over the canonical plan: it holds neither times nor live facts.
@@ -372,8 +394,10 @@ impl Plan {
             steps: Vec::new(),
             lock: None,
             rollback: None,
+            url: None,
             left_out: Vec::new(),
             lifted: Vec::new(),
+            sweeps: None,
             warnings: Vec::new(),
             sentence,
             commit: None,

@@ -2,7 +2,7 @@
 
 use super::{Action, BackMergeWork, Build, DrainWork, Plan, PlannedGate, PlannedImage, ReleaseWork, Step, Work};
 use crate::config::{self, Config, Dockerfile, Environment, Gate, Loaded, Promote, Target, template::Values};
-use crate::context::Decision;
+use crate::context::{Decision, Outcome, Sweep};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
 use crate::gates::{self, after::After};
@@ -33,6 +33,16 @@ impl Builder<'_> {
     pub(super) fn pull_request_closed(&mut self) -> Result<()> {
         self.lock(Vec::new());
         self.removals()?;
+        let title = format!("close the records of {}", self.plan.display_environment);
+        self.step("remove", title, self.step_ids(), Work::RemovePreview);
+        Ok(())
+    }
+
+    /// As when its pull request is closed; what a target has of it under another name than tidegate.yml says now goes too.
+    pub(super) fn swept(&mut self, sweep: &Sweep) -> Result<()> {
+        self.lock(Vec::new());
+        self.removals()?;
+        self.removals_by_mark(&sweep.found)?;
         let title = format!("close the records of {}", self.plan.display_environment);
         self.step("remove", title, self.step_ids(), Work::RemovePreview);
         Ok(())
@@ -113,6 +123,18 @@ impl Builder<'_> {
             (None, true) => format!("{}-pr-{}", self.config.project, self.event.pr.unwrap_or_default()),
             (None, false) => self.name.to_owned(),
         };
+        Ok(())
+    }
+
+    pub(super) fn url(&mut self) -> Result<()> {
+        let Some(text) = self.rules.url.as_ref().filter(|_| self.decision.outcome == Outcome::Deploy) else { return Ok(()) };
+        let filled = self.fill("url", text)?;
+        let url = url::Url::parse(&filled).map_err(|why| {
+            let path = format!("environments.{}.url", self.name);
+            let hint = "look at the values of this run: {branch_slug} fits into a host name, {branch} may not".to_owned();
+            self.loaded.error(Reason::InputInvalid, vec![(path, format!("{filled:?} is no address: {why}"), hint)])
+        })?;
+        self.plan.url = Some(url.to_string());
         Ok(())
     }
 

@@ -91,6 +91,28 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// The targets that have something of their own of a preview, each with its place among all.
+    pub(super) fn removable(&self) -> Result<Vec<(usize, targets::Work)>> {
+        let mut found = Vec::new();
+        for (index, target) in self.rules.deploy.iter().enumerate() {
+            let work = self.target(index, target)?.map(|(work, _)| work);
+            found.extend(work.filter(|work| targets::is_removable(&work.system)).map(|work| (index, work)));
+        }
+        Ok(found)
+    }
+
+    /// What targets have under names that tidegate.yml does not give any more.
+    pub(super) fn removals_by_mark(&mut self, found: &[(usize, String)]) -> Result<()> {
+        for (index, place) in found {
+            let Some(target) = self.rules.deploy.get(*index) else { continue };
+            let Some((work, _)) = self.target(*index, target)? else { continue };
+            let Some(work) = targets::previews::at(&work, place) else { continue }; // the one that removals() names
+            let id = self.step_id("remove", work.system.name());
+            self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
+        }
+        Ok(())
+    }
+
     /// deploy.awx, then deploy.awx.2.
     fn step_id(&self, verb: &str, system: &str) -> String {
         let base = format!("{verb}.{system}");

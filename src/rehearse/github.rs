@@ -68,6 +68,14 @@ pub struct Forge {
     pub opened: Vec<Value>,
     /// The time at which statuses are made.
     pub time: String,
+    /// A pull request that is opened again after it was asked about so often.
+    pub reopens: Option<(u64, u32)>,
+    /// Pull requests about which it says nothing.
+    pub silent_about: Vec<u64>,
+    /// Environments that are deleted.
+    pub deleted: Vec<String>,
+    /// Environments that somebody has given rules.
+    pub guarded: Vec<String>,
     /// Whether a new ref is confirmed and forgotten.
     pub forgets_refs: bool,
     /// Whether a new deployment is confirmed and forgotten.
@@ -98,6 +106,10 @@ impl Default for Forge {
             forgets_tags: false,
             opened: Vec::new(),
             time: TIME.into(),
+            reopens: None,
+            silent_about: Vec::new(),
+            deleted: Vec::new(),
+            guarded: Vec::new(),
             forgets_refs: false,
             forgets_deployments: false,
             person: None,
@@ -143,6 +155,21 @@ impl Forge {
             Some(login) => (login.clone(), false),
             None => ("github-actions[bot]".into(), true),
         }
+    }
+
+    /// An environment: deployments make them.
+    pub(super) fn environment(&self, name: &str) -> Option<Value> {
+        let is_it = |deployment: &Deployment| deployment.request.get("environment").and_then(Value::as_str) == Some(name);
+        if self.deleted.iter().any(|deleted| deleted == name) || !self.deployments.iter().any(is_it) {
+            return None;
+        }
+        let guarded = self.guarded.iter().any(|guarded| guarded == name);
+        let rules = if guarded { json!([{"id": 1, "node_id": "GA_x", "type": "wait_timer", "wait_timer": 30}]) } else { json!([]) };
+        let url = format!("https://api.github.com/repos/{}/environments/{name}", self.repository);
+        Some(json!({
+            "id": 1, "node_id": "EN_x", "name": name, "url": url, "html_url": url, "created_at": TIME, "updated_at": TIME,
+            "protection_rules": rules, "deployment_branch_policy": null,
+        }))
     }
 
     /// The commit that a name stands for.
@@ -266,6 +293,15 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
         ("GET", ["actions", "runs"]) => json_answer(200, &json!({"total_count": 0, "workflow_runs": []})),
         ("GET", ["pulls", number]) => {
             let number: u64 = number.parse().unwrap_or(0);
+            if forge.silent_about.contains(&number) {
+                return json_answer(502, &json!({"message": "Server Error"}));
+            }
+            if let Some((_, left)) = forge.reopens.as_mut().filter(|(reopens, _)| *reopens == number) {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    forge.closed.retain(|closed| *closed != number);
+                }
+            }
             let state = if forge.closed.contains(&number) { "closed" } else { "open" };
             json_answer(200, &shape("pull-request", &json!({"number": number, "state": state})))
         }

@@ -88,6 +88,17 @@ pub fn answer(forge: &mut Forge, asked: &Asked, (method, parts): (&str, &[&str])
             let found = forge.opened.iter().filter(|opened| opened.get("head").and_then(Value::as_str) == Some(branch));
             json_answer(200, &found.enumerate().map(|(n, _)| opened(n)).collect())
         }
+        ("GET", ["environments", name]) => match forge.environment(name) {
+            Some(environment) => json_answer(200, &environment),
+            None => not_found(),
+        },
+        ("DELETE", ["environments", _name]) if forge.person.is_none() => {
+            json_answer(403, &json!({"message": "Resource not accessible by integration"}))
+        }
+        ("DELETE", ["environments", name]) => {
+            forge.deleted.push((*name).to_owned());
+            json_answer(204, &Value::Null)
+        }
         ("POST", ["pulls"]) => {
             forge.opened.push(body);
             json_answer(201, &opened(forge.opened.len() - 1))

@@ -133,6 +133,9 @@ pub fn answer(shared: &Arc<Shared>, asked: &Asked) -> Response {
     if let Some(answer) = kubernetes_objects::answer(shared, asked, &parts) {
         return answer;
     }
+    if let ("GET", ["api", "v1", plural]) = (asked.method.as_str(), parts.as_slice()) {
+        return list(&shared.world(), asked, plural, None);
+    }
     let (namespace, plural, name, sub) = match parts.as_slice() {
         ["apis", _, _, "namespaces", namespace, plural, rest @ ..] | ["api", "v1", "namespaces", namespace, plural, rest @ ..] => {
             (*namespace, *plural, rest.first().copied(), rest.get(1).copied())
@@ -141,7 +144,7 @@ pub fn answer(shared: &Arc<Shared>, asked: &Asked) -> Response {
     };
     match (asked.method.as_str(), name, sub) {
         ("GET", None, _) if asked.parameter("watch").as_deref() == Some("true") => watch(shared, asked, plural, namespace),
-        ("GET", None, _) => list(&shared.world(), asked, plural, namespace),
+        ("GET", None, _) => list(&shared.world(), asked, plural, Some(namespace)),
         ("GET", Some(_), Some("log")) => shared.world().cluster.log.clone().into_response(),
         ("GET", Some(name), None) => get(&mut shared.world(), plural, namespace, name),
         ("PATCH", Some(name), None) => patch(shared, asked, (plural, namespace, name)),
@@ -193,14 +196,25 @@ fn selected(asked: &Asked, object: &Value) -> bool {
         .split(',')
         .filter_map(|pair| pair.split_once('='))
         .all(|(name, value)| object.pointer(&format!("/{}", name.replace('.', "/"))).and_then(Value::as_str) == Some(value));
-    by_label && by_field
+    let labelled = |name: &str| object.pointer("/metadata/labels").and_then(|labels| labels.get(name)).is_some();
+    let exists = labels.split(',').filter(|label| !label.is_empty() && !label.contains('=')).all(labelled);
+    by_label && by_field && exists
 }
 
-fn list(world: &World, asked: &Asked, plural: &str, namespace: &str) -> Response {
-    let objects = world.cluster.objects.iter().filter(|((p, n, _), object)| p == plural && n == namespace && selected(asked, object));
+/// Of one namespace, or of the whole cluster.
+fn list(world: &World, asked: &Asked, plural: &str, namespace: Option<&str>) -> Response {
+    if namespace.is_none() && world.cluster.denied.contains(&format!("list {plural}")) {
+        return status(
+            403,
+            "Forbidden",
+            &format!("{plural} is forbidden: User \"ci\" cannot list resource \"{plural}\" at the cluster scope"),
+        );
+    }
+    let is_there = |known: &String| namespace.is_none_or(|namespace| known == namespace);
+    let objects = world.cluster.objects.iter().filter(|((p, n, _), object)| p == plural && is_there(n) && selected(asked, object));
     let items: Vec<&Value> = objects.map(|(_, object)| object).collect();
     let version = match plural {
-        "pods" | "events" | "configmaps" => "v1",
+        "pods" | "events" | "configmaps" | "namespaces" => "v1",
         "jobs" => "batch/v1",
         _apps => "apps/v1",
     };

@@ -58,6 +58,7 @@ fn mark(verdict: Verdict) -> &'static str {
 
 fn rows(report: &Report) -> Vec<String> {
     let mut rows: Vec<String> = Vec::new();
+    rows.extend(report.urls.get("environment").map(|url| format!("| url | <{url}> |\n")));
     for image in &report.images {
         let name = image.r#ref.split('@').next().unwrap_or_default();
         rows.push(format!("| image `{}` | `{name}`<br>`{}` ({}, {}) |\n", image.name, image.digest, size(image.size), image.how));

@@ -56,6 +56,9 @@ pub struct Report {
     /// All of it was done, and told, before.
     #[serde(skip)]
     pub repeats: bool,
+    /// Why a preview is removed.
+    #[serde(skip)]
+    pub gone_because: String,
 }
 
 /// An image of the report.
@@ -145,6 +148,7 @@ impl Report {
             place: plan.display_environment.clone(),
             deployment_id: None,
             repeats: false,
+            gone_because: String::new(),
         }
     }
 
@@ -168,6 +172,7 @@ impl Report {
             place: String::new(),
             deployment_id: None,
             repeats: false,
+            gone_because: String::new(),
         }
     }
 
@@ -194,7 +199,7 @@ impl Report {
             Verdict::Deployed if self.reason == Reason::Built => format!("{version} is built and tagged for {}", self.place),
             Verdict::Deployed if self.reason == Reason::Triggered => format!("the pipelines of {} were started for {version}", self.place),
             Verdict::Deployed => format!("{version} runs on {}", self.place),
-            Verdict::Removed => format!("{} is removed", self.place),
+            Verdict::Removed => format!("{} is removed: {}", self.place, self.gone_because),
             Verdict::Skipped if self.reason == Reason::PreviewKept => self.sentence.clone(),
             Verdict::Skipped => format!("nothing to do: {}", self.sentence),
             Verdict::Superseded => format!("superseded: {}", self.sentence),

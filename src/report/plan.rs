@@ -18,6 +18,7 @@ impl Plan {
             lines.push(format!("  image   {}  {}:{}  ({how})", image.name, image.repository, image.tags.join(", ")));
             lines.extend(image.copies.iter().map(|copy| format!("  copy    {}  {copy}", image.name)));
         }
+        lines.extend(self.url.iter().map(|url| format!("  url     {url}")));
         for gate in &self.gates {
             lines.push(format!("  gate    {}  {}", gate.id, gate.detail));
         }
@@ -33,6 +34,9 @@ impl Plan {
             let what = if matches!(step.work, Work::Trigger(_)) { "trigger" } else { "target " };
             lines.push(format!("  {what} {}{}", step.title, rollback.unwrap_or_default()));
         }
+        lines.extend(
+            self.sweeps.iter().map(|which| format!("  sweep   first, previews go that are {which} (tidegate plan sweep names them)")),
+        );
         lines.extend(self.lifted.iter().map(|what| format!("  lifted  {what}")));
         lines.extend(self.left_out.iter().map(|what| format!("  without {what}")));
         lines.extend(self.warnings.iter().map(|warning| format!("  warning {warning}")));

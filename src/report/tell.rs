@@ -6,7 +6,7 @@ use crate::context::Outcome;
 use crate::error::{Error, Reason, Verdict};
 use crate::event::{Event, Kind};
 use crate::forge::comments::{self, Keep, Section};
-use crate::forge::deployments::DeploymentStatus;
+use crate::forge::deployments::{Deletion, DeploymentStatus};
 use crate::forge::github::GitHub;
 use crate::forge::gitlab::GitLab;
 use crate::forge::{DeploymentState, Forge};
@@ -69,7 +69,10 @@ impl<'a> Teller<'a> {
     async fn finish(&self, report: &Report) {
         let removed = report.outcome == Outcome::Remove && matches!(report.reason, Reason::Removed | Reason::PreviewKept);
         match self.forge {
-            Forge::GitHub(github) if removed => self.close_records(github, &report.place).await,
+            Forge::GitHub(github) if removed => {
+                self.close_records(github, report).await;
+                self.delete_environment(github, &report.place).await;
+            }
             Forge::GitLab(gitlab) if removed => self.close_environment(gitlab, &report.place).await,
             Forge::GitLab(gitlab) => self.commit_status(gitlab, report).await,
             Forge::GitHub(_) => {}
@@ -106,7 +109,8 @@ impl<'a> Teller<'a> {
     }
 
     /// Every record of a place that still counts as active.
-    async fn close_records(&self, github: &GitHub, place: &str) {
+    async fn close_records(&self, github: &GitHub, report: &Report) {
+        let place = &report.place;
         let (state, log_url) = (DeploymentState::Inactive, self.log_url.as_deref());
         let closed = async {
             for record in github.deployments(Some(place), 100).await? {
@@ -116,7 +120,7 @@ impl<'a> Teller<'a> {
                 }
                 let newest = github.deployment_statuses(record.id).await?.into_iter().next();
                 if newest.is_some_and(|status| status.state != "inactive") {
-                    let description = "removed: the pull request is closed";
+                    let description = &format!("removed: {}", report.gone_because);
                     github.set_deployment(&DeploymentStatus { id: record.id, state, description, log_url, environment_url: None }).await?;
                 }
             }
@@ -124,6 +128,19 @@ impl<'a> Teller<'a> {
         };
         if let Err(error) = closed.await {
             self.world.console.warning(&format!("the deployment records of {place} are not closed: {error}"));
+        }
+    }
+
+    /// GitHub keeps every environment that a deployment named, for ever. What somebody has configured stays.
+    async fn delete_environment(&self, github: &GitHub, place: &str) {
+        match github.delete_environment(place).await {
+            Ok(Deletion::Deleted) => self.world.console.dim(&format!("  GitHub's environment {place} is deleted")),
+            Ok(Deletion::Gone | Deletion::Configured) => {}
+            Ok(Deletion::Denied) => self.world.console.dim(&format!(
+                "  GitHub goes on listing the environment {place}, inactive: deleting it takes a token with `administration: write`, \
+                 which a job's own token never has"
+            )),
+            Err(error) => self.world.console.warning(&format!("GitHub's environment {place} is not deleted: {}", error.sentence)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Runner;
 use crate::config::{When, WhenEvent};
-use crate::context::Outcome;
+use crate::context::{Outcome, Request};
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
 use crate::gates::order;
@@ -27,13 +27,16 @@ impl Runner<'_> {
         }
         let history = self.prepared.store.history(&self.prepared.key).await?;
         self.ledger.saw(&history).await;
-        if plan.outcome == Outcome::Remove {
+        if plan.outcome == Outcome::Remove && !matches!(self.prepared.request, Request::Sweep(_)) {
             let closed = !history.iter().any(super::ledger::is_open);
             if closed {
                 self.ledger.clear().await?;
                 report.steps.push(done_before("remove", "nothing of it is open"));
             }
             return Ok(closed);
+        }
+        if plan.outcome == Outcome::Remove {
+            return Ok(false);
         }
         if let Some(newest) = history.first()
             && newest.is_deployed()

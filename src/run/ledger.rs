@@ -152,7 +152,7 @@ impl<'a> Ledger<'a> {
         let Some((forge, key)) = self.copied() else { return };
         let ended = async {
             match self.unended(forge, key, record).await? {
-                Some(id) => self.tell(forge, id, DeploymentState::Error, &format!("cancelled: {LOST}")).await,
+                Some(id) => self.tell(forge, id, (DeploymentState::Error, &format!("cancelled: {LOST}")), None).await,
                 None => Ok(()),
             }
         };
@@ -227,6 +227,7 @@ impl<'a> Ledger<'a> {
             lifted: plan.lifted.clone(),
             journal: Vec::new(),
             ended: None,
+            url: None,
             deployment: None,
         };
         store.begin(key, &mut record, &self.shown()).await?;
@@ -269,7 +270,7 @@ impl<'a> Ledger<'a> {
                 None => on_forge(key, &record, &shown, async |new| forge.show(new, (name, is_tag)).await).await?,
             };
             if let Some(id) = id {
-                self.tell(forge, id, DeploymentState::InProgress, &format!("{} by tidegate", record.version)).await?;
+                self.tell(forge, id, (DeploymentState::InProgress, &format!("{} by tidegate", record.version)), None).await?;
             }
             Ok::<Option<u64>, Error>(id)
         };
@@ -335,20 +336,28 @@ impl<'a> Ledger<'a> {
         error
     }
 
+    /// The key of the newest record, as it was when the lease was taken.
+    pub async fn newest(&self) -> Option<String> {
+        self.history.lock().await.first().map(|record| record.key.clone())
+    }
+
     /// A closed pull request has nothing that runs any more.
-    pub async fn close(&self) -> Result<()> {
+    pub async fn close(&self, why: &str) -> Result<()> {
         let Prepared { store, key, .. } = self.prepared;
         for record in self.history.lock().await.iter_mut().filter(|record| is_open(record)) {
-            store.end(key, record, Verdict::Removed, "the pull request is closed").await?;
+            store.end(key, record, Verdict::Removed, why).await?;
         }
         Ok(())
     }
 
     /// Writes down how it ended, then lets the next run in. What cannot be written is said, and heals with the next run.
-    pub async fn end(&self, verdict: Verdict, sentence: &str) {
+    pub async fn end(&self, verdict: Verdict, (sentence, url): (&str, Option<&String>)) {
         let Some(lease) = self.lease.get().filter(|lease| !lease.is_lost()) else { return };
         let sentence = &self.world.console.redactor().clean(sentence);
         let Prepared { store, key, .. } = self.prepared;
+        if let Some(record) = self.record.lock().await.as_mut() {
+            record.url = url.cloned();
+        }
         self.end_copy(verdict, sentence).await; // first: a run that is killed here is gone on with, copy and all
         let ended = async {
             let noted = match self.record.lock().await.as_mut() {
@@ -382,7 +391,7 @@ impl<'a> Ledger<'a> {
                 None => None,
             };
             match id {
-                Some(id) => self.tell(forge, id, state_of(verdict), &description).await,
+                Some(id) => self.tell(forge, id, (state_of(verdict), &description), record.url.as_deref()).await,
                 None => Ok(()),
             }
         };
@@ -400,16 +409,17 @@ impl<'a> Ledger<'a> {
         let (Some((forge, key)), Some(ended)) = (self.copied(), &record.ended) else { return };
         let mended = async {
             let Some(id) = self.unended(forge, key, record).await? else { return Ok(()) };
-            self.tell(forge, id, state_of(ended.verdict), &format!("{}: {}", ended.verdict.name(), ended.sentence)).await
+            let description = format!("{}: {}", ended.verdict.name(), ended.sentence);
+            self.tell(forge, id, (state_of(ended.verdict), &description), record.url.as_deref()).await
         };
         if let Err(error) = in_time(mended).await {
             self.world.console.warning(&format!("the deployment on the forge is not ended: {error}"));
         }
     }
 
-    async fn tell(&self, forge: &Forge, id: u64, state: DeploymentState, description: &str) -> Result<()> {
+    async fn tell(&self, forge: &Forge, id: u64, (state, description): (DeploymentState, &str), url: Option<&str>) -> Result<()> {
         let log_url = self.prepared.event.more.run.url.as_deref();
-        forge.set_shown(&DeploymentStatus { id, state, description, log_url, environment_url: None }).await
+        forge.set_shown(&DeploymentStatus { id, state, description, log_url, environment_url: url }).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Carries a plan out: the step graph, times, cancelling, and the report. Wall time is the critical path.
 
 use crate::config::OnPartial;
-use crate::context::Outcome;
+use crate::context::{Outcome, Request, Sweep, SweepCause};
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
 use crate::event::Kind;
@@ -56,6 +56,7 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
     let plan = &prepared.plan;
     plan.lines().iter().for_each(|line| world.console.line(line));
     let mut report = Report::of(plan);
+    prepared.gone_because().clone_into(&mut report.gone_because);
     let rules = &prepared.loaded.config;
     let mut teller = Teller::new(world, &prepared.forge, &prepared.event, &rules.project, rules.comment.mode);
     if matches!(plan.outcome, Outcome::Skip | Outcome::Refuse) {
@@ -68,7 +69,8 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
     let carried = async {
         let outcome = runner.carry_out(&mut report).await;
         conclude(&mut report, plan, outcome);
-        ledger.end(report.verdict, &report.headline()).await;
+        note_url(&mut report, plan);
+        ledger.end(report.verdict, (&report.headline(), report.urls.get("environment"))).await;
         report.deployment_id = ledger.deployment().await.or(report.deployment_id);
         finished.cancel();
     };
@@ -121,6 +123,14 @@ fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
             report.error = Some(error).filter(|error| error.reason.exit_code() != 0);
         }
     }
+}
+
+/// Where what runs can be seen: as tidegate.yml says it, or as the first target that knows says it.
+fn note_url(report: &mut Report, plan: &Plan) {
+    let told = || report.targets.iter().find_map(|target| target.url.clone());
+    let url = plan.url.clone().or_else(told).filter(|_| report.verdict == Verdict::Deployed);
+    let url = url.and_then(|url| url::Url::parse(&url).ok());
+    report.urls.extend(url.map(|url| ("environment".to_owned(), url.to_string())));
 }
 
 fn print(world: &World, report: &Report, elapsed: Duration) {
@@ -312,7 +322,10 @@ impl Runner<'_> {
             let sentence = format!("{} was delivered by {} while this run waited", same.version, same.by());
             return Err(Error::new(Reason::Superseded, sentence));
         }
-        let Prepared { plan, event, forge, .. } = self.prepared;
+        let Prepared { plan, event, forge, request, .. } = self.prepared;
+        if let Request::Sweep(sweep) = request {
+            return self.still_surplus(sweep).await;
+        }
         // A stop job stops its environment, whatever becomes of the merge request.
         if let (Outcome::Remove, Some(number)) = (plan.outcome, event.pr.filter(|_| event.kind != Kind::PreviewStop))
             && forge.is_open(number).await == Some(true)
@@ -329,6 +342,22 @@ impl Runner<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a preview still has to go: its pull request may have been opened again, or delivered once more.
+    async fn still_surplus(&self, sweep: &Sweep) -> Result<()> {
+        let forge = &self.prepared.forge;
+        let name = forge.pull_request_name(sweep.number);
+        let stays = |why: String| Err(Error::new(Reason::EventIgnored, why));
+        match &sweep.cause {
+            SweepCause::Closed => match forge.is_open(sweep.number).await {
+                Some(false) => Ok(()),
+                Some(true) => stays(format!("{name} is open: its preview stays")),
+                None => stays(format!("whether {name} is open cannot be said now: its preview stays")),
+            },
+            SweepCause::Surplus(newest) if self.ledger.newest().await == *newest => Ok(()),
+            SweepCause::Surplus(_) => stays(format!("{name} was delivered meanwhile: its preview stays")),
+        }
     }
 
     /// A job for the image with this index.
@@ -388,7 +417,7 @@ impl Runner<'_> {
     }
 
     async fn remove_preview(&self) -> Result<Answer> {
-        self.ledger.close().await?;
+        self.ledger.close(self.prepared.gone_because()).await?;
         Ok(Answer::Note("its records are closed".into()))
     }
 

@@ -66,6 +66,9 @@ pub struct Record {
     /// How it ended; nothing while it goes on, or when it ended without a word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// Where what it delivered can be seen; told when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The forge's id of it, where the forge keeps it.
     #[serde(skip)]
     pub deployment: Option<u64>,
@@ -342,21 +345,19 @@ impl Store {
     /// The forge only ever adds a status; an object is written again as a whole.
     async fn rewrite(&self, key: &Key, record: &Record, state: DeploymentState, description: &str) -> Result<()> {
         let log_url = record.run.as_ref().and_then(|run| run.url.as_deref());
-        let status = record.deployment.map(|id| DeploymentStatus { id, state, description, log_url, environment_url: None });
+        let status =
+            record.deployment.map(|id| DeploymentStatus { id, state, description, log_url, environment_url: record.url.as_deref() });
         match (&self.backend, status) {
             (Backend::Forge(refs), Some(status)) => refs.github().set_deployment(&status).await.map_err(refuse),
             _object => self.put(&key.folder("records"), &record.name(), &record.json()).await.map(drop),
         }
     }
 
-    /// The environments of a project that have records, by their names on the forge.
-    pub async fn places(&self, project: &str) -> Result<Vec<String>> {
+    /// The environments of a project that have records, by their names on the forge. The forge is asked for so many pages
+    /// of a hundred deployments, the newest first.
+    pub async fn places(&self, project: &str, pages: usize) -> Result<Vec<String>> {
         let mut places = match &self.backend {
-            Backend::Forge(refs) => {
-                let known = refs.github().deployments(None, 100).await;
-                let ours = |record: &Deployment| record.payload.get("project").and_then(Value::as_str) == Some(project);
-                known.map(|known| known.into_iter().filter(ours).map(|record| record.environment).collect())
-            }
+            Backend::Forge(refs) => places_on_forge(refs.github(), project, pages).await,
             Backend::Job(job) => job.folders(&super::plain(project)).await,
             Backend::S3(bucket) => bucket.folders(&super::plain(project)).await,
             Backend::Redis(server) => server.folders(&super::plain(project)).await,
@@ -372,6 +373,20 @@ impl Store {
         places.dedup();
         Ok(places)
     }
+}
+
+async fn places_on_forge(github: &GitHub, project: &str, pages: usize) -> Result<Vec<String>> {
+    let mut places = Vec::new();
+    for page in 1..=pages {
+        let known = github.deployments_page(None, (page, 100)).await?;
+        let is_last = known.len() < 100;
+        let ours = |record: &Deployment| record.payload.get("project").and_then(Value::as_str) == Some(project);
+        places.extend(known.into_iter().filter(ours).map(|record| record.environment));
+        if is_last {
+            break;
+        }
+    }
+    Ok(places)
 }
 
 /// What came before it does not matter any more.
@@ -483,6 +498,7 @@ mod tests {
             breaks: false,
             lifted: Vec::new(),
             journal: journal.iter().map(line).collect(),
+            url: None,
             ended: verdict.map(|verdict| Ended { at: String::new(), verdict, sentence: String::new() }),
             deployment: None,
         }

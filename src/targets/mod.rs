@@ -16,6 +16,7 @@ pub mod command;
 pub mod ecs;
 pub mod heroku;
 pub mod kubernetes;
+pub mod previews;
 pub mod proof;
 pub mod swarm;
 pub mod webhook;

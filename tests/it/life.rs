@@ -166,7 +166,7 @@ fn a_life_on_gitlab() {
 
 /// docs/lifecycle.md.
 #[derive(Default)]
-struct Page {
+pub struct Page {
     /// The beginnings of the digests so far: each is shown by a name of its own.
     digests: Vec<String>,
 }
@@ -174,7 +174,7 @@ struct Page {
 impl Page {
     /// The page shows what a command says, but for what differs from run to run. `TIDEGATE_UPDATE_DOCS=1` writes it anew.
     #[track_caller]
-    fn shows(&mut self, name: &str, command: &str, ran: &Ran) {
+    pub fn shows(&mut self, name: &str, command: &str, ran: &Ran) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/lifecycle.md");
         let page = std::fs::read_to_string(&path).unwrap();
         let wanted = format!("<!-- {name} -->\n```text\n$ {command}\n{}\n```\n", self.named(&told(&ran.err)));

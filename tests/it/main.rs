@@ -42,6 +42,7 @@ mod release;
 mod rollback;
 mod state;
 mod swarm;
+mod sweep;
 mod tls;
 mod trigger;
 mod webhook;

@@ -55,7 +55,17 @@ fn mistakes_in_the_configuration() {
         ("two documents", format!("{CONFIG}---\nschema: 1\n")),
         ("nothing", String::new()),
         ("a tag", CONFIG.replace("project: demo", "project: !!str demo")),
-        ("not yet supported", CONFIG.replace("    when: manual", "    when: manual\n    ttl: 7d\n    max: 10")),
+        (
+            "not yet supported",
+            CONFIG.replace(
+                "    when: manual",
+                "    when: manual\n    backup: {}\n    verify: [{http: \"https://x.example.com\", expect: 200}]",
+            ),
+        ),
+        (
+            "only previews go by themselves",
+            CONFIG.replace("    when: manual", "    when: manual\n    ttl: 7d\n    max: 10\n    url: example.com"),
+        ),
         (
             "several at once",
             CONFIG.replace("when: merge", "when: merged").replace("quiet: 1s", "quiet: soon").replace("when: manual", "whenn: manual"),

@@ -273,9 +273,10 @@ impl World {
             "pull_request": {"number": 12, "draft": false, "merged": false, "labels": [], "user": {"login": "octocat"}, "head": side("change"), "base": side("main")},
         });
         change(&mut payload);
+        let number = payload["number"].as_u64().unwrap();
         self.sandbox.with(|outside| {
-            outside.github.closed.retain(|number| *number != 12);
-            outside.github.closed.extend((action == "closed").then_some(12));
+            outside.github.closed.retain(|closed| *closed != number);
+            outside.github.closed.extend((action == "closed").then_some(number));
         });
         self.var("GITHUB_SHA", "e".repeat(40)).var("GITHUB_REF", "refs/pull/12/merge");
         self.event("pull_request", &payload)

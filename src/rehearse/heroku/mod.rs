@@ -146,6 +146,8 @@ pub struct Platform {
     pub left: Option<u64>,
     /// Where attached dynos are reached.
     pub rendezvous: String,
+    /// How many apps a list shows at once, where that is less than it is asked for.
+    pub page: Option<usize>,
     /// Whether its registry is another one than the sandbox's, so that images are believed.
     pub registry_elsewhere: bool,
 }
@@ -220,6 +222,8 @@ fn api(world: &mut World, asked: &Asked, parts: &[&str]) -> Response {
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     match (asked.method.as_str(), parts) {
         ("POST", ["apps"] | ["teams", "apps"]) => create(heroku, &text("name"), &body),
+        ("GET", ["apps"]) => list(heroku, asked, None),
+        ("GET", ["teams", team, "apps"]) => list(heroku, asked, Some(team)),
         ("GET", ["pipelines", name]) if generous || heroku.pipelines.iter().any(|known| known == name) => {
             json_answer(200, &json!({"id": id(name), "name": name, "created_at": TIME, "updated_at": TIME}))
         }
@@ -264,6 +268,23 @@ fn create(heroku: &mut Platform, name: &str, body: &Value) -> Response {
     app.add("Initial release".into(), BTreeMap::new());
     heroku.apps.insert(name.to_owned(), app.clone());
     json_answer(201, &shown(name, &app))
+}
+
+/// A part of the apps, by name; `Next-Range` says where it goes on.
+fn list(heroku: &Platform, asked: &Asked, team: Option<&str>) -> Response {
+    let range = asked.header("range");
+    let after = range.split_once(']').and_then(|(_, rest)| rest.split_once("..")).map(|(name, _)| name.to_owned());
+    let all = heroku.apps.iter().filter(|(_, app)| team.is_none() || app.team.as_deref() == team);
+    let mut rest = all.skip_while(|(name, _)| after.as_ref().is_some_and(|after| *name <= after));
+    let part: Vec<(&String, &App)> = rest.by_ref().take(heroku.page.unwrap_or(1000)).collect();
+    let more = rest.next().is_some();
+    let shown: Vec<Value> = part.iter().map(|(name, app)| shown(name, app)).collect();
+    let mut answer = json_answer(if more { 206 } else { 200 }, &Value::Array(shown));
+    let last = part.last().map(|(name, _)| name.as_str()).unwrap_or_default();
+    if let (true, Ok(next)) = (more, format!("name ]{last}..; max=1000").parse()) {
+        answer.headers_mut().insert("next-range", next);
+    }
+    answer
 }
 
 fn shown(name: &str, app: &App) -> Value {

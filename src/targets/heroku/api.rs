@@ -1,7 +1,7 @@
 //! Heroku's Platform API: <https://devcenter.heroku.com/articles/platform-api-reference>.
 
 use crate::error::{Error, Reason, Result};
-use crate::targets::{Site, secret};
+use crate::targets::secret;
 use crate::tools::http::{self, chain, is_passing, retry_after};
 use crate::tools::secret::Secret;
 use crate::tools::wait::{Backoff, Clock, spoken};
@@ -59,6 +59,8 @@ impl<'a> Request<'a> {
 pub struct Answer {
     pub status: u16,
     pub body: Value,
+    /// The `Range` of the next part of a list.
+    pub next: Option<String>,
 }
 
 impl Answer {
@@ -84,8 +86,7 @@ pub struct Api<'a> {
 }
 
 impl<'a> Api<'a> {
-    pub fn open(site: &Site<'a>, token: &str) -> Result<Self> {
-        let world = site.world;
+    pub fn open(world: &'a World, token: &str) -> Result<Self> {
         let base = match &world.detour {
             Some(sandbox) => format!("{sandbox}/heroku"),
             None => world.vars.get("HEROKU_API_URL").unwrap_or("https://api.heroku.com").trim_end_matches('/').to_owned(),
@@ -195,13 +196,14 @@ impl<'a> Api<'a> {
                 self.left.store(left, Ordering::Relaxed);
             }
             let (status, asked) = (answer.status().as_u16(), retry_after(&answer));
+            let next = answer.headers().get("next-range").and_then(|value| Some(value.to_str().ok()?.to_owned()));
             let bytes = http::limited(answer, ANSWER_LIMIT).await?;
             let is_success = (200..300).contains(&status) && !bytes.is_empty();
             let body = match serde_json::from_slice(&bytes) {
                 Err(_error) if is_success => return Err(format!("it answers {status} with something else than JSON")),
                 body => body.unwrap_or(Value::Null),
             };
-            Ok((Answer { status, body }, asked))
+            Ok((Answer { status, body, next }, asked))
         };
         tokio::time::timeout(REQUEST_LIMIT, whole).await.unwrap_or_else(|_elapsed| Err("nothing within a minute".into()))
     }

@@ -14,6 +14,7 @@ mod app;
 mod dynos;
 mod images;
 mod one_off;
+pub(super) mod previews;
 mod release;
 mod rendezvous;
 mod vars;
@@ -251,7 +252,7 @@ impl Life for Deploy<'_> {
 
 impl<'a> Deploy<'a> {
     fn new(site: &'a Site<'a>, values: Values, work: &'a Work) -> Result<Self> {
-        let api = Api::open(site, &work.target.token.env)?;
+        let api = Api::open(site.world, &work.target.token.env)?;
         Ok(Self { site, values, work, api, in_maintenance: AtomicBool::new(false), is_between: AtomicBool::new(false) })
     }
 
@@ -294,7 +295,7 @@ impl<'a> Deploy<'a> {
         let made = is_new || self.site.memory.started().await.is_some_and(|handle| handle == format!("app {}", self.work.app));
         let app = &self.work.app;
         if made && self.config_vars().await?.get(vars::OWNER).is_none() {
-            let body = json!({vars::OWNER: self.site.owner});
+            let body = json!({vars::OWNER: self.site.owner, vars::REPOSITORY: self.site.forge.repository()});
             self.api.expect(&Request::patch(&format!("/apps/{app}/config-vars"), &body)).await?;
         }
         Ok(())

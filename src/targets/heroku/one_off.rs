@@ -28,7 +28,7 @@ struct Heard {
 
 /// Runs the program and takes its exit code. Where this delivery released to the app, it is that release's program.
 pub async fn run_off(site: &Site<'_>, values: &Values, run: &HerokuRun, released: Option<u64>) -> Result<String> {
-    let api = Api::open(site, &run.token.env)?;
+    let api = Api::open(site.world, &run.token.env)?;
     if let Some(handle) = site.memory.started().await {
         let sentence = format!("the run before was killed while it ran {handle} of {}: how that ended is not known", run.app);
         return Err(Error { lost: true, ..Error::new(Reason::TargetFailed, sentence) }

@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 /// The config var that says whose app it is. An app without it was made by hand, and is never deleted.
 pub const OWNER: &str = "TIDEGATE_OWNER";
 
+/// The config var that says which repository's run made it: projects of the same name may share an account.
+pub const REPOSITORY: &str = "TIDEGATE_REPOSITORY";
+
 /// What is to be: a value, or nothing.
 pub type Wanted = IndexMap<String, Option<String>>;
 

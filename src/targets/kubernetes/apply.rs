@@ -21,7 +21,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Says whose an object is.
-const OWNER: &str = "tidegate.dev/owner";
+pub(super) const OWNER: &str = "tidegate.dev/owner";
+/// The annotation that says which repository's run made a namespace.
+pub(super) const REPOSITORY: &str = "tidegate.dev/repository";
 /// What is never pruned: it holds data, or much more than what was applied.
 const KEPT: [&str; 4] = ["PersistentVolumeClaim", "PersistentVolume", "Namespace", "CustomResourceDefinition"];
 const LIMIT: Duration = Duration::from_secs(30);
@@ -337,7 +339,9 @@ fn are_all_ours(message: &str) -> bool {
 
 async fn make_namespace(site: &Site<'_>, client: &Client, name: &str) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {OWNER: owner(site)}}});
+    let annotations: BTreeMap<&str, &str> = site.forge.repository().map(|repository| (REPOSITORY, repository)).into_iter().collect();
+    let metadata = json!({"name": name, "labels": {OWNER: owner(site)}, "annotations": annotations});
+    let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
     let namespace: Namespace = serde_json::from_value(value).map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
     match tokio::time::timeout(LIMIT, namespaces.create(&PostParams::default(), &namespace)).await {
         Ok(Ok(_)) => site.say(&format!("the namespace {name} is made")),
@@ -370,10 +374,12 @@ async fn write_inventory<'a>(site: &Site<'_>, client: &Client, namespace: &str, 
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = inventory_name(site);
     let entries: Vec<&Entry> = entries.collect();
+    let mut data = BTreeMap::from([("inventory", serde_json::to_string(&entries).unwrap_or_default()), ("owner", site.owner.clone())]);
+    data.extend(site.forge.repository().map(|repository| ("repository", repository.to_owned())));
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name, "namespace": namespace, "labels": {OWNER: owner(site)}},
-        "data": {"inventory": serde_json::to_string(&entries).unwrap_or_default(), "owner": site.owner},
+        "data": data,
     });
     let params = PatchParams::apply(FIELD_MANAGER).force();
     bounded(maps.patch(&name, &params, &Patch::Apply(&map)), "the inventory of what is applied cannot be written").await.map(drop)

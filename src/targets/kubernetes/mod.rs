@@ -19,6 +19,7 @@ pub mod job;
 mod job_log;
 pub mod manifest;
 pub(crate) mod may;
+pub(super) mod previews;
 mod resource;
 mod revisions;
 mod rollout;
