@@ -231,7 +231,7 @@ impl Delivery {
         let gate = |word: &str| {
             Gate::from_str(word, false).map_err(|_unknown| {
                 Error::new(Reason::InputInvalid, format!("the input `override` is {word:?}, which is no gate"))
-                    .hint("write after, drain, freeze or migration")
+                    .hint("write after, drain, freeze, scan or migration")
             })
         };
         words.map(gate).collect()
@@ -290,7 +290,7 @@ impl About {
     /// `plan sweep`: what it is asked with.
     pub fn sweep(&self) -> Option<sweep::Args> {
         let Delivery { set, format, lock_timeout, file, facts, .. } = self.delivery.clone();
-        (self.about == ["sweep"]).then(|| sweep::Args { set, format, lock_timeout, at: commands::lock::At { file, facts } })
+        (self.about == ["sweep"]).then_some(sweep::Args { set, format, lock_timeout, at: commands::lock::At { file, facts } })
     }
 
     /// The request that is asked about.

@@ -62,10 +62,7 @@ pub struct Prepared {
 impl Prepared {
     /// Why a preview is removed, for its records.
     pub fn gone_because(&self) -> &str {
-        match &self.request {
-            Request::Sweep(sweep) => &sweep.why,
-            _event => "the pull request is closed",
-        }
+        if let Request::Sweep(sweep) = &self.request { &sweep.why } else { "the pull request is closed" }
     }
 }
 
@@ -184,6 +181,7 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects
         | Work::BackMerge(_)
         | Work::Keep
         | Work::After(_)
+        | Work::Scan(_)
         | Work::Image(_)
         | Work::Migrate(_)
         | Work::Trigger(_)

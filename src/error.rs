@@ -86,6 +86,7 @@ reasons! {
     ToolMissing "tool.missing" 2 "A needed tool (the Docker engine, git, ssh, a program of the configuration) is not there.";
     VersionConflict "version.conflict" 2 "This version exists already, made from something else.";
     ProviderAmbiguous "provider.ambiguous" 2 "The variables of two CI systems are set at once.";
+    ScanTimeout "scan.timeout" 3 "The registry did not end its scan of the image in time.";
     DrainTimeout "drain.timeout" 3 "The queues did not become quiet in time.";
     TargetTimeout "target.timeout" 3 "The target did not settle in time.";
     TriggerTimeout "trigger.timeout" 3 "A pipeline that was started elsewhere did not end in time.";
@@ -95,6 +96,7 @@ reasons! {
     GateFreeze "gate.freeze" 4 "A deploy freeze is on (`freeze:`, or GitLab's `CI_DEPLOY_FREEZE`); previews go on, and so do environments that only build.";
     GateAfter "gate.after" 4 "The same image has not succeeded in the environment that must come before (`after:`).";
     GateSoak "gate.soak" 4 "The same image has not run there for long enough (`soak:`).";
+    GateScan "gate.scan" 4 "The registry's scan found something too severe, or could not scan the image (`gates: [{scan: …}]`).";
     GateQuarantined "gate.quarantined" 4 "The image is in quarantine (`tidegate quarantine`).";
     GateHotfix "gate.hotfix" 4 "It is no hot fix: its branch, its number or its history does not fit, or `hotfix: forbid`.";
     GateMigration "gate.migration" 4 "A migration that is not `backward-compatible` lies between the two versions, so the older one may not fit the database.";

@@ -3,7 +3,7 @@
 use super::problem::{Problem, did_you_mean};
 use super::template;
 use super::tree::Node;
-use super::{Config, Dockerfile, Drain, EnsureRepository, Environment, Gate, HotfixRule, Image, Promote, Target, When, WhenEvent};
+use super::{Config, Dockerfile, EnsureRepository, Environment, Gate, HotfixRule, Image, Promote, Target, When, WhenEvent};
 use std::collections::BTreeMap;
 
 /// Every rule that is broken.
@@ -157,8 +157,9 @@ impl Checker<'_> {
             self.migrate(&format!("{path}.migrate"), migrate, rules);
         }
         for (index, gate) in rules.gates.iter().enumerate() {
-            if let Gate::Drain(drain) = gate {
-                self.drain(&format!("{path}.gates[{index}].drain"), drain);
+            match gate {
+                Gate::Drain(drain) => self.drain(&format!("{path}.gates[{index}].drain"), drain),
+                Gate::Scan(scan) => self.scan(&format!("{path}.gates[{index}].scan"), scan),
             }
         }
         self.manifests_apart(&format!("{path}.deploy"), &rules.deploy);
@@ -216,48 +217,6 @@ impl Checker<'_> {
                     why.sentence.replace("a version", "an image tag"),
                     "letters, digits, dots, dashes and underscores, as latest",
                 );
-            }
-        }
-    }
-
-    fn drain(&mut self, path: &str, drain: &Drain) {
-        for (n, queue) in drain.queues.iter().enumerate() {
-            let at = format!("{path}.queues[{n}]");
-            self.placeholders(&at, queue);
-            let stars = queue.matches('*').count();
-            if queue.is_empty() || queue == "*" || stars > 1 || (stars == 1 && !queue.ends_with('*')) {
-                self.report(
-                    &at,
-                    format!("{queue:?} is not a queue"),
-                    "a name, an address, or the beginning of names followed by *, as jobs-*",
-                );
-            }
-        }
-        for (n, region) in drain.regions.iter().enumerate() {
-            let at = format!("{path}.regions[{n}]");
-            let parts = region.split('-').count();
-            if parts < 3 || !region.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
-                self.report(&at, format!("{region:?} is not a region"), "write it as us-west-2");
-            }
-        }
-        if drain.quiet.0.is_zero() {
-            self.report(&format!("{path}.quiet"), "a single look proves nothing", "AWS asks for several minutes of zero: 2m or more");
-        }
-        if drain.quiet.0 >= drain.timeout.0 {
-            let hint = format!("give `timeout:` more than {}", drain.quiet);
-            self.report(&format!("{path}.quiet"), format!("{} of quiet do not fit into a timeout of {}", drain.quiet, drain.timeout), hint);
-        }
-        match (&drain.pause, &drain.resume) {
-            (Some(_), None) => self.report(&format!("{path}.pause"), "the producers would stay stopped", "add `resume:`"),
-            (None, Some(_)) => self.report(&format!("{path}.resume"), "nothing was paused", "add `pause:`, or remove this"),
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-        for (name, hook) in [("pause", &drain.pause), ("resume", &drain.resume)] {
-            for (n, word) in hook.iter().flat_map(|hook| &hook.command).enumerate() {
-                self.placeholders(&format!("{path}.{name}.command[{n}]"), word);
-            }
-            if hook.as_ref().is_some_and(|hook| hook.command.first().is_none_or(String::is_empty)) {
-                self.report(&format!("{path}.{name}"), "the command is empty", "write it as [./producers, stop]");
             }
         }
     }

@@ -8,6 +8,7 @@ mod app_deploy;
 mod check;
 mod check_app_deploy;
 mod check_ecs;
+mod check_gates;
 mod check_heroku;
 mod check_targets;
 mod check_trigger;

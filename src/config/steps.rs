@@ -71,17 +71,65 @@ pub enum OnTimeout {
 
 /// Look at the registry's scan findings.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Scan {
     /// The highest severity that is let through.
     pub max: Severity,
+    /// How long to wait for the scan.
+    #[serde(default = "a_quarter")]
+    pub timeout: Span,
+    /// How long the findings of a scan that has just ended must stay the same: ECR says COMPLETE before it shows them.
+    #[serde(default = "half_a_minute")]
+    pub settle: Span,
+    /// What an image means that ECR cannot scan.
+    #[serde(default)]
+    pub on_unsupported: OnUnsupported,
+    /// Findings that are let through, for a time.
+    #[serde(default)]
+    pub allow: Vec<AllowedFinding>,
+}
+
+fn a_quarter() -> Span {
+    Span(Duration::from_secs(900))
+}
+
+fn half_a_minute() -> Span {
+    Span(Duration::from_secs(30))
+}
+
+/// What an image means that ECR cannot scan.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnsupported {
+    /// It is refused.
+    #[default]
+    Fail,
+    /// It is let through with a warning.
+    Warn,
+}
+
+/// A finding that is let through, for a time.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedFinding {
+    /// Its name, as CVE-2026-1234.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:-]{2,80}$"))]
+    pub finding: String,
+    /// The last day on which it is let through, as 2026-12-31, in UTC.
+    #[schemars(regex(pattern = r"^\d{4}-\d{2}-\d{2}$"))]
+    pub until: String,
+    /// Why.
+    #[schemars(length(min = 1))]
+    pub reason: String,
 }
 
 /// A severity of a finding.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Severity {
+    /// Nothing is let through, not even what has no severity yet.
+    None,
     Informational,
     Low,
     Medium,

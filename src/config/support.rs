@@ -1,6 +1,6 @@
 //! Keys that the grammar knows and this version cannot act on yet: they are refused, never ignored.
 
-use super::{Environment, Gate, Loaded};
+use super::{Environment, Loaded};
 use crate::error::{Reason, Result};
 
 /// Refuses keys without an implementation. `environment` limits the look to one environment and the keys above all;
@@ -38,8 +38,5 @@ fn in_environment(rules: &Environment) -> Vec<String> {
     add(rules.backup.is_some(), "backup");
     add(!rules.verify.is_empty(), "verify");
     add(!rules.notify.is_empty(), "notify");
-    for (index, gate) in rules.gates.iter().enumerate() {
-        add(matches!(gate, Gate::Scan(_)), &format!("gates[{index}].scan"));
-    }
     found
 }

@@ -7,6 +7,7 @@ pub mod drain;
 pub mod freeze;
 pub mod order;
 pub mod quarantine;
+pub mod scan;
 
 /// A gate that a person may lift, with a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -17,6 +18,8 @@ pub enum Gate {
     Drain,
     /// Nothing is deployed in this time
     Freeze,
+    /// The registry's scan must find nothing too severe
+    Scan,
     /// A migration lies between what runs and what it goes back to
     Migration,
 }
@@ -40,7 +43,7 @@ impl Override {
             (false, true) => Err(Error::new(Reason::InputInvalid, "a gate is lifted without a reason")
                 .hint("say why with --reason TEXT (input `reason`): it is kept with the record of the delivery")),
             (true, false) => Err(Error::new(Reason::InputInvalid, "a reason is given, and no gate that it lifts")
-                .hint("name the gate with --override after, drain, freeze or migration, or leave the reason out")),
+                .hint("name the gate with --override after, drain, freeze, scan or migration, or leave the reason out")),
         }
     }
 

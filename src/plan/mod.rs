@@ -5,6 +5,7 @@ use crate::context::{Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, Kind};
 use crate::gates::after::After;
+use crate::gates::scan::Scan;
 use crate::registry::Repository;
 use crate::targets;
 use crate::variables::{self, Variables};
@@ -210,6 +211,8 @@ pub enum Work {
     Image(usize),
     /// See that the same images succeeded elsewhere before.
     After(After),
+    /// See what the registry's scan of an image found.
+    Scan(Scan),
     /// Wait until queues are quiet.
     Drain(DrainWork),
     /// Run a migration.

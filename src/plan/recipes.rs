@@ -5,6 +5,7 @@ use crate::config::{self, Config, Dockerfile, Environment, Gate, Loaded, Promote
 use crate::context::{Decision, Outcome, Sweep};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
+use crate::gates::scan::{Allowed, Scan};
 use crate::gates::{self, after::After};
 use crate::registry::Repository;
 use crate::version::{Version, check_image_tag};
@@ -25,7 +26,7 @@ pub(super) struct Builder<'a> {
 impl Builder<'_> {
     pub(super) fn pull_request_opened(&mut self) -> Result<()> {
         self.images(Action::Build)?;
-        self.begin();
+        self.begin()?;
         self.gates()?;
         self.switch()
     }
@@ -50,21 +51,21 @@ impl Builder<'_> {
 
     pub(super) fn merged(&mut self) -> Result<()> {
         self.images(Action::Build)?;
-        self.begin();
+        self.begin()?;
         self.gates()?;
         self.switch()
     }
 
     pub(super) fn released(&mut self) -> Result<()> {
         self.images(Action::Promote)?;
-        self.begin();
+        self.begin()?;
         self.gates()?;
         self.switch()
     }
 
     pub(super) fn deployed_by_hand(&mut self) -> Result<()> {
         self.images(Action::Reuse)?;
-        self.begin();
+        self.begin()?;
         self.gates()?;
         self.switch()
     }
@@ -74,7 +75,7 @@ impl Builder<'_> {
         let fix = self.decision.fix.clone().ok_or_else(|| Error::new(Reason::Internal, "a hot fix without its facts"))?;
         self.images(Action::Promote)?;
         let body = format!("A hot fix of {}, from {}.", fix.fixes, fix.branch);
-        self.begin_with(Some(ReleaseWork { tag: fix.tag.clone(), commit: fix.tip.clone(), body }));
+        self.begin_with(Some(ReleaseWork { tag: fix.tag.clone(), commit: fix.tip.clone(), body }))?;
         self.gates()?;
         self.switch()?;
         if back_merge && fix.on_default != Some(true) {
@@ -97,7 +98,7 @@ impl Builder<'_> {
                 self.name
             )));
         }
-        self.begin();
+        self.begin()?;
         self.gates()?;
         self.switch()
     }
@@ -139,18 +140,19 @@ impl Builder<'_> {
     }
 
     /// The images are there: from here on only one run goes on. The lease is not held for the length of a build.
-    fn begin(&mut self) {
-        self.begin_with(None);
+    fn begin(&mut self) -> Result<()> {
+        self.begin_with(None)
     }
 
-    fn begin_with(&mut self, release: Option<ReleaseWork>) {
+    fn begin_with(&mut self, release: Option<ReleaseWork>) -> Result<()> {
         self.after();
-        let images = self.step_ids();
+        self.scans()?;
+        let images_ready = self.step_ids();
         // A pipeline elsewhere is started once, like a deploy: it needs the lease and the record too.
         let triggers = self.rules.trigger.iter().any(|trigger| self.is_met(trigger.condition()));
         let deploys = triggers || self.has_targets();
         if deploys {
-            self.lock(images);
+            self.lock(images_ready.clone());
         }
         if let Some(work) = release {
             let title = format!("release {} of {}", work.tag, short(&work.commit));
@@ -161,14 +163,50 @@ impl Builder<'_> {
             let (name, aliases) = (image.name.clone(), image.tags.get(1..).unwrap_or_default().join(", "));
             if !aliases.is_empty() {
                 // Where nothing is deployed, only an alias that has to move needs the lease, and takes it itself.
-                let after = if deploys { "lock".to_owned() } else { format!("image.{name}") };
-                self.step(&format!("tags.{name}"), format!("move {aliases} forward"), vec![after], Work::Tags(index));
+                let after = if deploys { vec!["lock".to_owned()] } else { images_ready.clone() };
+                self.step(&format!("tags.{name}"), format!("move {aliases} forward"), after, Work::Tags(index));
             }
         }
         if deploys {
             let title = format!("write down that {} is delivered", self.plan.version.as_deref().unwrap_or_default());
             self.step("record", title, self.step_ids(), Work::Record);
         }
+        Ok(())
+    }
+
+    /// What the registry's scan found is asked as soon as the image is there; what ran here before is not asked again.
+    fn scans(&mut self) -> Result<()> {
+        let scans: Vec<config::Scan> = self
+            .rules
+            .gates
+            .iter()
+            .filter_map(|gate| match gate {
+                Gate::Scan(scan) => Some(scan.clone()),
+                Gate::Drain(_) => None,
+            })
+            .collect();
+        if self.plan.is_back || scans.is_empty() || self.lifts(gates::Gate::Scan) {
+            return Ok(());
+        }
+        let images: Vec<String> = self.plan.images.iter().map(|image| image.name.clone()).collect();
+        for (index, scan) in scans.iter().enumerate() {
+            for image in &images {
+                let number = if index == 0 { String::new() } else { format!(".{}", index + 1) };
+                let id = format!("scan.{image}{number}");
+                let work = Scan {
+                    image: image.clone(),
+                    max: scan.max,
+                    timeout: scan.timeout.0,
+                    settle: scan.settle.0,
+                    on_unsupported: scan.on_unsupported,
+                    allow: scan.allow.iter().map(Allowed::of).collect::<Result<_>>()?,
+                };
+                let detail = format!("the scan of {image} found {}, within {}", work.limit(), scan.timeout);
+                self.plan.gates.push(PlannedGate { id: id.clone(), detail: detail.clone() });
+                self.step(&id, format!("see that {detail}"), vec![format!("image.{image}")], Work::Scan(work));
+            }
+        }
+        Ok(())
     }
 
     /// The same images must have succeeded elsewhere, unless a person lifts that, or they ran here before.
@@ -190,6 +228,7 @@ impl Builder<'_> {
         let name = match gate {
             gates::Gate::After => "after",
             gates::Gate::Drain => "drain",
+            gates::Gate::Scan => "scan",
             gates::Gate::Freeze | gates::Gate::Migration => return false, // decided before there is a plan
         };
         let Some(reason) = self.decision.overrides.lifts(gate).then(|| self.decision.overrides.reason.clone()) else { return false };

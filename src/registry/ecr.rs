@@ -18,9 +18,9 @@ use base64::Engine;
 /// A repository on ECR.
 #[derive(Clone)]
 pub struct Ecr {
-    client: Client,
-    host: EcrHost,
-    repository: Repository,
+    pub(super) client: Client,
+    pub(super) host: EcrHost,
+    pub(super) repository: Repository,
 }
 
 impl Ecr {
@@ -197,7 +197,7 @@ impl Ecr {
         Ok(())
     }
 
-    fn failure<E>(&self, what: &str, action: &str, error: &aws_sdk_ecr::error::SdkError<E>) -> Error
+    pub(super) fn failure<E>(&self, what: &str, action: &str, error: &aws_sdk_ecr::error::SdkError<E>) -> Error
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {

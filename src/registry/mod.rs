@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 pub mod copy;
 pub mod ecr;
 pub mod oci;
+pub mod scans;
 pub mod store;
 
 /// A registry host and a repository on it, without a tag.

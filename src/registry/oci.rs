@@ -63,6 +63,17 @@ impl Manifest {
             .map_err(|error| Error::new(Reason::PushFailed, format!("the manifest {} is not JSON: {error}", self.digest)))
     }
 
+    /// The digests of what it is on each platform; its own where it is of one.
+    pub fn platforms(&self) -> Result<Vec<String>> {
+        if !self.is_index() {
+            return Ok(vec![self.digest.clone()]);
+        }
+        let json = self.json()?;
+        let listed = json.pointer("/manifests").and_then(Value::as_array).into_iter().flatten();
+        let is_image = |entry: &&Value| entry.pointer("/platform/os").and_then(Value::as_str) != Some("unknown"); // attestations
+        Ok(listed.filter(is_image).filter_map(|entry| Some(entry.pointer("/digest")?.as_str()?.to_owned())).collect())
+    }
+
     /// Whether it lists manifests for several platforms.
     pub fn is_index(&self) -> bool {
         self.media_type.contains("index") || self.media_type.contains("manifest.list")

@@ -115,7 +115,7 @@ impl Store {
         let annotations = json.pointer("/annotations").and_then(Value::as_object);
         let pairs = annotations.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
         about.labels = pairs.filter(|(name, _)| name == RECIPE_LABEL || name == REVISION_LABEL).collect();
-        let singles = if manifest.is_index() { self.platforms(&json, &mut about).await? } else { vec![json] };
+        let singles = if manifest.is_index() { self.platforms(manifest, &mut about).await? } else { vec![json] };
         for single in &singles {
             let config = single.pointer("/config/digest").and_then(Value::as_str).unwrap_or_default().to_owned();
             let sizes = single.pointer("/layers").and_then(Value::as_array).into_iter().flatten().chain(single.pointer("/config"));
@@ -132,14 +132,12 @@ impl Store {
         Ok(about)
     }
 
-    async fn platforms(&self, index: &Value, about: &mut About) -> Result<Vec<Value>> {
-        let listed = index.pointer("/manifests").and_then(Value::as_array).cloned().unwrap_or_default();
-        let is_image = |entry: &&Value| entry.pointer("/platform/os").and_then(Value::as_str) != Some("unknown"); // attestations
+    async fn platforms(&self, index: &Manifest, about: &mut About) -> Result<Vec<Value>> {
         let mut singles = Vec::new();
-        for digest in listed.iter().filter(is_image).filter_map(|entry| entry.pointer("/digest")?.as_str()) {
-            about.identities.push(digest.to_owned());
+        for digest in index.platforms()? {
             let missing = || Error::new(Reason::PushFailed, format!("{}@{digest} is listed but not there", self.repository));
-            singles.push(self.oci.manifest(digest).await?.ok_or_else(missing)?.json()?);
+            singles.push(self.oci.manifest(&digest).await?.ok_or_else(missing)?.json()?);
+            about.identities.push(digest);
         }
         Ok(singles)
     }

@@ -48,6 +48,9 @@ fn ecr(world: &mut World, action: &str, body: &Value) -> Response {
         world.repositories.entry(name.clone()).or_default();
     }
     let Some(repository) = world.repositories.get_mut(&name) else { return not_found(&name) };
+    if let Some(answer) = super::scans::answer(&mut world.scans, world.generous, action, body) {
+        return answer;
+    }
     match action {
         "BatchGetImage" => batch_get_image(repository, body, &name),
         "PutImage" => put_image(repository, body, &name, forgets),

@@ -49,6 +49,8 @@ pub struct World {
     pub repositories: BTreeMap<String, registry::Repository>,
     /// Scripted counts (visible, in flight, delayed) by region and queue; the last entry stays.
     pub queues: BTreeMap<(String, String), VecDeque<[u64; 3]>>,
+    /// How images are scanned.
+    pub scans: super::scans::Scans,
     /// Queues that answer "access denied".
     pub denied_queues: Vec<String>,
     /// How long the sessions of roles last, in seconds; an hour when nothing is said.

@@ -63,7 +63,11 @@ fn rows(report: &Report) -> Vec<String> {
         let name = image.r#ref.split('@').next().unwrap_or_default();
         rows.push(format!("| image `{}` | `{name}`<br>`{}` ({}, {}) |\n", image.name, image.digest, size(image.size), image.how));
     }
-    for step in report.steps.iter().filter(|step| step.id.starts_with("drain") && step.outcome == StepOutcome::Done) {
+    for step in report
+        .steps
+        .iter()
+        .filter(|step| (step.id.starts_with("drain") || step.id.starts_with("scan.")) && step.outcome == StepOutcome::Done)
+    {
         rows.push(format!("| {} | {} |\n", step.id, escape(&step.note)));
     }
     rows.extend(report.steps.iter().filter(|step| step.id.starts_with("migrate")).map(around));

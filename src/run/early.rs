@@ -84,6 +84,7 @@ impl Runner<'_> {
             | Work::Record
             | Work::Image(_)
             | Work::After(_)
+            | Work::Scan(_)
             | Work::BackMerge(_)
             | Work::Keep
             | Work::Drain(_)

@@ -296,6 +296,7 @@ impl Runner<'_> {
             Work::Release(work) => self.release(work).await,
             Work::BackMerge(work) => self.back_merge(work).await,
             Work::Keep => self.keep().await,
+            Work::Scan(work) => self.scan(work).await,
             Work::Drain(work) => self.drain(&step.id, work).await,
             Work::Migrate(work) => self.migrate(&step.id, work).await,
             Work::Trigger(work) => self.trigger(&step.id, work).await,

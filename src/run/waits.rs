@@ -8,6 +8,7 @@ use crate::gates::Gate;
 use crate::gates::after::{self, After};
 use crate::gates::drain::Drain;
 use crate::gates::quarantine;
+use crate::gates::scan::{self, Scan};
 use crate::gather;
 use crate::plan::{DrainWork, Step, Work};
 use crate::state::records::Did;
@@ -167,6 +168,17 @@ impl Runner<'_> {
         let after = &After { soak: after.soak.filter(|_| !self.world.rehearsal), ..after.clone() };
         let names = (plan.version.as_deref().unwrap_or_default(), plan.display_environment.as_str());
         after::check(store, &loaded.config.project, after, &digests, names).await.map(Answer::Note)
+    }
+
+    /// An image for several platforms is scanned as each of them.
+    pub(super) async fn scan(&self, scan: &Scan) -> Result<Answer> {
+        let ready = self.made(&scan.image)?;
+        let name = format!("{}:{}", ready.pushed.repository, ready.pushed.tag);
+        let Some(ecr) = ready.registry.ecr() else {
+            return Err(Error::new(Reason::GateScan, format!("{name} is not on ECR, whose scans are asked")));
+        };
+        let digests = ready.manifest.platforms()?;
+        scan::wait(self.world, ecr, (&name, &digests), scan).await.map(Answer::Note)
     }
 
     /// Right before the switch: whatever came into the queues since they were quiet is waited for.

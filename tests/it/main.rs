@@ -40,6 +40,7 @@ mod pull_request;
 mod rehearse;
 mod release;
 mod rollback;
+mod scan;
 mod state;
 mod swarm;
 mod sweep;

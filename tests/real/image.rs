@@ -212,3 +212,20 @@ fn a_copy_in_another_registry_has_the_same_digest() {
     assert_eq!(program(&["docker", "-H", &docker, "run", "--rm", &image]), "fast");
     program(&["docker", "-H", &docker, "image", "rm", "-f", &image]);
 }
+
+/// moto answers a scan that was asked for with one finding of its own, which is HIGH.
+#[test]
+fn a_scan_is_begun_and_judged() {
+    let mut real = world("scanned", "MUTABLE");
+    let gate = |max: &str| format!("    gates:\n      - scan: {{max: {max}, timeout: 30s, settle: 1s}}\n");
+    real.configure("    when: merge\n", &format!("    when: merge\n{}", gate("medium")));
+    real.commit("a scan");
+    let ran = real.pushed().run(&["run"]);
+    ran.must(4, "gate.scan");
+    assert!(ran.err.contains("ECR begins a scan") && ran.err.contains("high finding"), "{}", ran.err);
+    real.configure(&gate("medium"), &gate("high"));
+    real.commit("less strict");
+    let ran = real.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("scan.app") && ran.err.contains("1 high"), "{}", ran.err);
+}
