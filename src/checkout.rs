@@ -92,6 +92,21 @@ impl Checkout {
         self.git(&["show", "--no-patch", "--format=%ct", sha])?.lines().last()?.parse().ok()
     }
 
+    /// Every file of a commit: mode, kind and object, and its path from the root of the repository.
+    pub fn files(&self, commit: &str) -> Option<Vec<(String, String)>> {
+        if !is_full_sha(commit) {
+            return None;
+        }
+        let listed = self.git(&["ls-tree", "-r", "-z", "--full-tree", commit])?;
+        let file = |line: &str| line.split_once('\t').map(|(entry, path)| (entry.to_owned(), path.to_owned()));
+        Some(listed.split('\0').filter_map(file).collect())
+    }
+
+    /// This folder, from the root of the repository; empty at the root.
+    pub fn prefix(&self) -> Option<String> {
+        self.git(&["rev-parse", "--show-prefix"])
+    }
+
     /// Whether the clone lacks a part of the history.
     pub fn is_shallow(&self) -> bool {
         self.git(&["rev-parse", "--is-shallow-repository"]).is_some_and(|answer| answer == "true")

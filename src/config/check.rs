@@ -99,6 +99,11 @@ impl Checker<'_> {
                 self.report(&at, "something that differs from run to run is baked into the image", hint);
             }
         }
+        for (index, glob) in image.paths.iter().enumerate() {
+            if let Err(why) = globset::Glob::new(glob.strip_prefix('!').unwrap_or(glob)) {
+                self.report(&format!("{path}.paths[{index}]"), format!("{glob:?} is no glob: {why}"), "write it as \"ui/**\"");
+            }
+        }
         match &image.dockerfile {
             Dockerfile::Path(file) => self.placeholders(&format!("{path}.dockerfile"), file),
             Dockerfile::WithFallback(choice) => self.placeholders(&format!("{path}.dockerfile.file"), &choice.file),

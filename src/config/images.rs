@@ -34,7 +34,7 @@ pub struct Image {
     /// Where build layers are cached between runs.
     #[serde(default)]
     pub cache: Cache,
-    /// In a monorepo: globs; the image is built only when one of these files changed.
+    /// In a monorepo: globs from the root of the repository, `!` takes out; the image is built only when one of these files changed.
     #[serde(default)]
     pub paths: Vec<String>,
     /// Labels to add to the image.

@@ -13,7 +13,6 @@ pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<
     found.extend((!config.trust.directives.is_empty()).then(|| "trust.directives".to_owned()));
     found.extend((!config.comment.preview_of_merge).then(|| "comment.preview-of-merge".to_owned()));
     for (name, image) in &config.images {
-        found.extend((!image.paths.is_empty()).then(|| format!("images.{name}.paths")));
         found.extend(image.provenance.then(|| format!("images.{name}.provenance")));
         found.extend(matches!(image.cache, super::Cache::At(_)).then(|| format!("images.{name}.cache")));
         let gha = matches!(image.cache, super::Cache::Kind(super::CacheKind::Gha));

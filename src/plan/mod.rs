@@ -169,6 +169,8 @@ pub struct Build {
     pub checked_out: Option<String>,
     /// The version.
     pub version: Version,
+    /// Whether what is built may be used again by others: what a pull request builds is for that one alone.
+    pub is_trusted: bool,
     /// The environment where it must have succeeded before: then it is never built for this one.
     pub after: Option<String>,
 }

@@ -297,6 +297,7 @@ impl Builder<'_> {
         }
         let mut image = image.clone();
         if self.event.more.named.is_some() {
+            image.paths.clear();
             image.cache = config::Cache::Kind(config::CacheKind::None); // the same recipe made anew: what it fetches may have changed
         }
         let copies = image.copies.iter().map(|copy| Repository::parse(copy)).collect::<Result<Vec<_>>>()?;
@@ -311,6 +312,7 @@ impl Builder<'_> {
             commit: self.decision.commit.clone(),
             checked_out: self.event.more.built_sha.clone().or_else(|| self.decision.commit.clone()),
             version: version.clone(),
+            is_trusted: !self.plan.is_preview,
             after: self.rules.after.clone().filter(|_| !self.decision.overrides.lifts(gates::Gate::After)),
         };
         let copies = build.copies.iter().map(Repository::to_string).collect();

@@ -2,8 +2,9 @@
 
 use super::context_tar;
 use super::endpoint::Endpoint;
-use super::image::{Job, Recipe};
+use super::image::Job;
 use super::progress::Progress;
+use super::recipe::Recipe;
 use super::session::{self, Offers, Session};
 use crate::checkout::Checkout;
 use crate::config::{Cache, CacheKind};

@@ -1,6 +1,7 @@
 //! The image step: is it there? Can it be promoted? Only then is it built. An image is known by its recipe.
 
 use super::engine;
+use super::recipe::{Of, Recipe};
 use crate::checkout::Checkout;
 use crate::config::{EnsureMode, EnsureRepository};
 use crate::error::{Error, Reason, Result};
@@ -10,10 +11,8 @@ use crate::plan::{Action, Build, PlannedImage};
 use crate::registry::Pushed;
 use crate::registry::oci::Manifest;
 use crate::registry::store::{About, RECIPE_LABEL, REVISION_LABEL, Store};
-use crate::version::hex;
 use crate::world::World;
-use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How the image came to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,23 +58,13 @@ pub struct Job<'a> {
     pub alone: bool,
 }
 
-/// A build with its Dockerfile chosen and its identity known.
-pub struct Recipe {
-    /// The Dockerfile inside the context.
-    pub dockerfile: String,
-    /// The context folder.
-    pub context: PathBuf,
-    /// The identity: a hash of commit, Dockerfile, context path, args, target and platforms.
-    pub hash: String,
-}
-
 /// The image as it was delivered before, if the registry still has it under its version. Changes nothing.
 pub async fn known(job: &Job<'_>, digest: &str) -> Result<Option<Ready>> {
     let store = Store::open(job.world, &job.image.build.repository, job.role.clone()).await?;
     let version = job.image.build.version.as_str();
     let Some(manifest) = store.manifest(version).await?.filter(|manifest| manifest.digest == digest) else { return Ok(None) };
     let about = store.about(&manifest).await?;
-    let pushed = store.pushed(version, &manifest, &about);
+    let pushed = pushed(job, &store, &manifest, &about);
     Ok(Some(Ready { pushed, how: How::Reused, note: "delivered before".into(), manifest, registry: store }))
 }
 
@@ -87,7 +76,11 @@ pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
         return delivered(job, &store, digest).await;
     }
     ensure_repository(job, &store).await?;
-    let recipe = recipe(job)?;
+    let recipe = Recipe::of(job)?;
+    if recipe.of == Of::Unknown {
+        let commit = build.commit.as_deref().map_or_else(|| "the commit".into(), short);
+        job.world.console.line(&format!("  {}: git does not have {commit} here, so `paths` says nothing", job.image.name));
+    }
     let version = build.version.as_str();
     let found = match (&build.source_tag, job.image.action) {
         (Some(source), Action::Promote) => promote(job, &store, &recipe, source).await?,
@@ -99,9 +92,54 @@ pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
             },
         },
     };
-    match found {
-        Some(found) => Ok(found),
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    match unchanged(job, &store, &recipe).await? {
+        Some(unchanged) => Ok(unchanged),
         None => make(job, &store, &recipe).await,
+    }
+}
+
+/// The image as it is deployed. One that is older than its version, as nothing in it changed since, goes by the name of the
+/// commit that it was built from: what is the same is called the same, and restarts nothing.
+fn pushed(job: &Job<'_>, store: &Store, manifest: &Manifest, about: &About) -> Pushed {
+    let build = &job.image.build;
+    let from = about.labels.get(REVISION_LABEL).filter(|from| !build.image.paths.is_empty() && Some(*from) != build.commit.as_ref());
+    let tag = from.map_or_else(|| build.version.to_string(), |commit| short(commit));
+    store.pushed(&tag, manifest, about)
+}
+
+/// The image that was made from the very same files, whichever commit they came with: it gets this version's tag, too.
+async fn unchanged(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Option<Ready>> {
+    let Some(tag) = recipe.tag() else { return Ok(None) };
+    let Some(manifest) = store.manifest(&tag).await? else { return Ok(None) };
+    let about = store.about(&manifest).await?;
+    if about.labels.get(RECIPE_LABEL) != Some(&recipe.hash) {
+        job.world.console.warning(&format!(
+            "{}: the tag {tag} is of something else ({}): it is built",
+            store.repository(),
+            describe(&about)
+        ));
+        return Ok(None);
+    }
+    store.tag(&manifest, job.image.build.version.as_str()).await?;
+    let from = about.labels.get(REVISION_LABEL).map_or_else(|| "it was built".to_owned(), |commit| short(commit));
+    let note = format!("nothing in its `paths` changed since {from}: same digest, nothing built");
+    let pushed = pushed(job, store, &manifest, &about);
+    Ok(Some(Ready { pushed, how: How::Promoted, note, manifest, registry: store.clone() }))
+}
+
+/// Lets later commits find it by what it was made from. What a pull request built is for that pull request alone.
+async fn remember(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest) {
+    let Some(tag) = recipe.tag().filter(|_| job.image.build.is_trusted) else { return };
+    match store.tag(manifest, &tag).await {
+        Err(error) if error.reason != Reason::VersionConflict => job.world.console.warning(&format!(
+            "{}: the tag {tag} cannot be written, so the next version is built again although nothing may have changed: {}",
+            store.repository(),
+            error.sentence
+        )),
+        Ok(()) | Err(_) => {} // another run was faster
     }
 }
 
@@ -118,7 +156,7 @@ async fn delivered(job: &Job<'_>, store: &Store, digest: &str) -> Result<Ready> 
             .hint("a lifecycle rule may have removed it (spare the tags env-*); go back to another version with --to, or deploy a new one")
     })?;
     let about = store.about(&manifest).await?;
-    let pushed = store.pushed(version, &manifest, &about);
+    let pushed = pushed(job, store, &manifest, &about);
     Ok(Ready { pushed, how: How::Reused, note: "as it was delivered before".into(), manifest, registry: store.clone() })
 }
 
@@ -135,25 +173,6 @@ async fn ensure_repository(job: &Job<'_>, store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Chooses the Dockerfile and computes the identity.
-fn recipe(job: &Job<'_>) -> Result<Recipe> {
-    let build = &job.image.build;
-    let context = job.folder.join(&build.image.context);
-    let exists = |file: &&String| context.join(file).is_file();
-    let dockerfile = build.dockerfiles.iter().find(exists).or(build.dockerfiles.last()).cloned().unwrap_or_default();
-    let commit = &build.commit;
-    let identity = serde_json::json!({
-        "commit": commit,
-        "dockerfile": dockerfile,
-        "context": build.image.context,
-        "args": build.args,
-        "target": build.image.target,
-        "platforms": build.image.platforms,
-    });
-    let hash = hex(&Sha256::digest(identity.to_string().as_bytes())).chars().take(32).collect();
-    Ok(Recipe { dockerfile, context, hash })
-}
-
 /// The version's tag exists: it must have been made from the same recipe. By hand a version is taken as it is.
 async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest, action: Action) -> Result<Ready> {
     let about = store.about(manifest).await?;
@@ -163,13 +182,13 @@ async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifes
         (Action::Reuse, None, _) | (Action::Reuse, _, None) => {}
         (Action::Reuse | Action::Build | Action::Promote, _, _) => same_recipe(job, recipe, manifest, &about)?,
     }
-    let pushed = store.pushed(job.image.build.version.as_str(), manifest, &about);
+    let pushed = pushed(job, store, manifest, &about);
     let note = "already in the registry; not built".to_owned();
     Ok(Ready { pushed, how: How::Reused, note, manifest: manifest.clone(), registry: store.clone() })
 }
 
 fn same_recipe(job: &Job<'_>, recipe: &Recipe, manifest: &Manifest, about: &About) -> Result<()> {
-    if about.labels.get(RECIPE_LABEL) == Some(&recipe.hash) {
+    if recipe.of == Of::Unknown || about.labels.get(RECIPE_LABEL) == Some(&recipe.hash) {
         return Ok(());
     }
     let there = describe(about);
@@ -211,10 +230,10 @@ async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) ->
         };
     };
     let about = store.about(&manifest).await?;
-    let from_same = about.labels.get(RECIPE_LABEL) == Some(&recipe.hash);
+    let from_same = recipe.of == Of::Unknown || about.labels.get(RECIPE_LABEL) == Some(&recipe.hash);
     match target {
         Some(digest) if digest == manifest.digest => {
-            let pushed = store.pushed(version, &manifest, &about);
+            let pushed = pushed(job, store, &manifest, &about);
             let note = format!("same digest as {source}, promoted before");
             return Ok(Some(Ready { pushed, how: How::Reused, note, manifest, registry: store.clone() }));
         }
@@ -231,7 +250,7 @@ async fn promote(job: &Job<'_>, store: &Store, recipe: &Recipe, source: &str) ->
         None => {}
     }
     store.tag(&manifest, version).await?;
-    let pushed = store.pushed(version, &manifest, &about);
+    let pushed = pushed(job, store, &manifest, &about);
     let note = format!("promoted from {source}: same digest, nothing built");
     Ok(Some(Ready { pushed, how: How::Promoted, note, manifest, registry: store.clone() }))
 }
@@ -268,7 +287,8 @@ async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Ready> {
             Error::new(Reason::PushFailed, sentence).hint("another run pushed the same version at the same time; run this one again")
         );
     }
-    let pushed = store.pushed(version, &manifest, &about);
+    remember(job, store, recipe, &manifest).await;
+    let pushed = pushed(job, store, &manifest, &about);
     Ok(Ready { pushed, how: How::Built, note: by, manifest, registry: store.clone() })
 }
 

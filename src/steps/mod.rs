@@ -7,5 +7,6 @@ pub mod endpoint;
 pub mod engine;
 pub mod image;
 mod progress;
+pub mod recipe;
 pub mod session;
 pub mod trigger;

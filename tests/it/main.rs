@@ -33,6 +33,7 @@ mod lost;
 mod merge;
 mod migrate;
 mod mistakes;
+mod monorepo;
 mod never_twice;
 mod order;
 mod promotion;

@@ -1,0 +1,151 @@
+//! What an image is made from, as a hash: of a commit, or of the files that `paths` names, and of how it is built.
+
+use super::image::Job;
+use crate::checkout::Checkout;
+use crate::error::{Error, Reason, Result};
+use crate::version::hex;
+use globset::{GlobBuilder, GlobMatcher};
+use sha2::{Digest, Sha256};
+use std::path::{Component, Path, PathBuf};
+
+/// A build with its Dockerfile chosen and its identity known.
+pub struct Recipe {
+    /// The Dockerfile inside the context.
+    pub dockerfile: String,
+    /// The context folder.
+    pub context: PathBuf,
+    /// The identity: a hash of commit or files, Dockerfile, context path, args, target and platforms.
+    pub hash: String,
+    /// What it is the identity of.
+    pub of: Of,
+}
+
+/// What a recipe is the identity of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// A commit: another commit is another image.
+    Commit,
+    /// The files that `paths` names: a commit that changes none of them is the same image.
+    Files,
+    /// The files would count, and git does not have the commit here: what its version stands for is taken as it is.
+    Unknown,
+}
+
+impl Recipe {
+    /// Chooses the Dockerfile and computes the identity.
+    pub fn of(job: &Job<'_>) -> Result<Self> {
+        let build = &job.image.build;
+        let context = job.folder.join(&build.image.context);
+        let exists = |file: &&String| context.join(file).is_file();
+        let dockerfile = build.dockerfiles.iter().find(exists).or(build.dockerfiles.last()).cloned().unwrap_or_default();
+        let mut identity = serde_json::json!({
+            "commit": build.commit,
+            "dockerfile": dockerfile,
+            "context": build.image.context,
+            "args": build.args,
+            "target": build.image.target,
+            "platforms": build.image.platforms,
+        });
+        let of = match files(job, &dockerfile)? {
+            _any if build.image.paths.is_empty() => Of::Commit,
+            Some(hash) => {
+                crate::targets::set(&mut identity, &["commit"], serde_json::Value::Null);
+                crate::targets::set(&mut identity, &["files"], hash.into());
+                Of::Files
+            }
+            None => Of::Unknown,
+        };
+        let hash = hex(&Sha256::digest(identity.to_string().as_bytes())).chars().take(32).collect();
+        Ok(Self { dockerfile, context, hash, of })
+    }
+
+    /// The tag under which the image that was made from these files is found again.
+    pub fn tag(&self) -> Option<String> {
+        (self.of == Of::Files).then(|| format!("{TAG}{}", self.hash.chars().take(16).collect::<String>()))
+    }
+}
+
+/// What tags of recipes begin with.
+pub const TAG: &str = "recipe-";
+
+/// A hash of the files that `paths` names in the commit that is built; nothing when git does not have it here.
+fn files(job: &Job<'_>, dockerfile: &str) -> Result<Option<String>> {
+    let build = &job.image.build;
+    if build.image.paths.is_empty() {
+        return Ok(None);
+    }
+    let checkout = Checkout::at(job.folder);
+    // Of a pull request either its test merge is checked out, or its head.
+    let listed = [&build.checked_out, &build.commit].into_iter().flatten().find_map(|commit| checkout.files(commit));
+    let Some((files, prefix)) = listed.zip(checkout.prefix()) else { return Ok(None) };
+    let always: Vec<String> =
+        [dockerfile, ".dockerignore"].iter().map(|file| plain(&Path::new(&prefix).join(&build.image.context).join(file))).collect();
+    let globs = Globs::of(&build.image.paths)?;
+    let mut hasher = Sha256::new();
+    let mut count = 0_usize;
+    for (entry, path) in files {
+        let named = globs.take(&path);
+        if named || always.contains(&path) {
+            hasher.update(format!("{entry} {path}\0"));
+        }
+        count += usize::from(named);
+    }
+    if count == 0 {
+        let sentence = format!("`paths` of the image {} names no file of {}", job.image.name, build.version);
+        return Err(Error::new(Reason::ConfigInvalid, sentence).hint("globs are relative to the root of the repository, as \"ui/**\""));
+    }
+    Ok(Some(hex(&hasher.finalize())))
+}
+
+/// Without `.` and `..`.
+fn plain(path: &Path) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_string_lossy().into_owned()),
+            Component::ParentDir => _ = parts.pop(),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    parts.join("/")
+}
+
+/// Globs in order: the last one that fits decides, and one that begins with ! takes out.
+struct Globs(Vec<(bool, GlobMatcher)>);
+
+impl Globs {
+    fn of(texts: &[String]) -> Result<Self> {
+        let glob = |text: &String| {
+            let (takes, pattern) = text.strip_prefix('!').map_or((true, text.as_str()), |rest| (false, rest));
+            let built = GlobBuilder::new(pattern).literal_separator(true).build();
+            let built = built.map_err(|why| Error::new(Reason::ConfigInvalid, format!("`paths`: {text:?} is no glob: {why}")))?;
+            Ok((takes, built.compile_matcher()))
+        };
+        texts.iter().map(glob).collect::<Result<_>>().map(Self)
+    }
+
+    fn take(&self, path: &str) -> bool {
+        self.0.iter().rev().find(|(_, glob)| glob.is_match(path)).is_some_and(|(takes, _)| *takes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_glob_that_fits_decides() {
+        let globs = Globs::of(&["ui/**".into(), "!ui/docs/**".into(), "ui/docs/api.md".into(), "*.lock".into()]).unwrap();
+        let taken: Vec<&str> = ["ui/a.js", "ui/x/b.js", "ui/docs/c.md", "ui/docs/api.md", "yarn.lock", "x/yarn.lock", "api/ui/a.js"]
+            .into_iter()
+            .filter(|path| globs.take(path))
+            .collect();
+        assert_eq!(taken, ["ui/a.js", "ui/x/b.js", "ui/docs/api.md", "yarn.lock"]);
+    }
+
+    #[test]
+    fn paths_lose_their_detours() {
+        assert_eq!(plain(Path::new("services/api/./../ui/Dockerfile")), "services/ui/Dockerfile");
+        assert_eq!(plain(Path::new("./Dockerfile")), "Dockerfile");
+    }
+}
