@@ -120,7 +120,7 @@ pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Re
         event.settle_default_branch();
     }
     // Only what will be acted on is asked about: most events end here, without a connection.
-    let expected = context::decide(&event, &loaded, &asked.request, &variables, &gather::assume(&event, asked));
+    let expected = context::decide(&event, &loaded, &asked.request, &variables, &gather::assume(&event, asked, &loaded.config));
     let asks_ancestry =
         |decision: &Decision| !event.tag.as_deref().is_some_and(|tag| context::is_claimed_by_pattern(&loaded.config, decision, tag));
     let ancestry = expected.as_ref().map_or(true, asks_ancestry);
@@ -130,9 +130,9 @@ pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Re
         // Where a release says that it was made is a hint; ancestry decides.
         Ok(decision)
             if matches!(decision.outcome, Outcome::Skip | Outcome::Refuse)
-                && !matches!(decision.reason, Reason::EventOffDefault | Reason::GateFreeze) =>
+                && !matches!(decision.reason, Reason::EventOffDefault | Reason::GateFreeze | Reason::EventDirective) =>
         {
-            gather::assume(&event, asked)
+            gather::assume(&event, asked, &loaded.config)
         }
         Ok(_) | Err(_) => {
             let mut facts = gather::gather(&mut event, asked, (&loaded.config, &checkout, &forge), ancestry).await?;
@@ -142,6 +142,8 @@ pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Re
             facts
         }
     };
+    let (variables, notes) = variables.directed(&loaded.config, &asked.set, &event, &facts.directives);
+    facts.notes.iter().chain(&notes).for_each(|note| world.console.warning(note));
     let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
     let mut plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
     let key = Key::new(&loaded.config.project, &plan.display_environment);

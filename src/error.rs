@@ -52,6 +52,7 @@ reasons! {
     EventMergeGroup "event.merge-group" 0 "A merge queue only checks; the merge itself deploys.";
     EventSchedule "event.schedule" 0 "A schedule deploys nothing by itself.";
     EventUntrusted "event.untrusted" 0 "`pull_request_target` and `workflow_run` mix secrets with untrusted code; only removal is done there.";
+    EventDirective "event.directive" 0 "A directive in the commit message or the pull request says so (`[tidegate skip]`, `[tidegate preview=off]`).";
     EventCondition "event.condition" 0 "The environment's `if:` is not met.";
     Superseded "order.superseded" 0 "Something newer already runs there; nothing was touched.";
     BuildFailed "build.failed" 1 "The image could not be built.";

@@ -1,5 +1,6 @@
 //! What happened, in the words of the configuration: the event classified, strangers and noise sorted out. Pure.
 
+use crate::config::Trust;
 use crate::context::{Outcome, Request};
 use crate::error::Reason;
 use crate::event::{Event, Kind, short};
@@ -9,7 +10,7 @@ use crate::event::{Event, Kind, short};
 pub(crate) enum Occasion {
     Push { branch: String, is_default: bool },
     Tag { tag: String, prerelease: bool },
-    PullRequest { open: bool },
+    PullRequest { open: bool, wished: bool },
     Manual { environment: String, version: Option<String> },
     Rollback { environment: String },
     Hotfix { to: Option<String> },
@@ -31,12 +32,12 @@ pub(crate) fn refuse(reason: Reason, sentence: impl Into<String>) -> Stop {
 }
 
 /// Classifies in the order of the contract: what was asked by name, deletions, pull requests, releases, tags, the rest.
-pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<Occasion, Stop> {
+pub(crate) fn occasion(event: &Event, request: &Request, trust: &Trust) -> std::result::Result<Occasion, Stop> {
     if !matches!(request, Request::Event | Request::PrClosed | Request::Sweep(_)) {
-        trusted(event)?; // a command by name does not make a stranger's run trustworthy
+        trusted(event, trust)?; // a command by name does not make a stranger's run trustworthy
     }
     match request {
-        Request::Event => by_event(event),
+        Request::Event => by_event(event, trust),
         Request::Merge => {
             let branch = merged_branch(event)?;
             let is_default = event.default_branch.as_ref().is_none_or(|default| *default == branch);
@@ -44,9 +45,9 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
         }
         Request::Release => tag(event),
         Request::PrOpened if event.more.closed => Err(refuse(Reason::InputEvent, "the pull request is closed: it gets no preview")),
-        Request::PrOpened => pull_request(event, true),
-        Request::PrClosed => pull_request(event, false),
-        Request::Sweep(_) => Ok(Occasion::PullRequest { open: false }),
+        Request::PrOpened => pull_request(event, true, trust),
+        Request::PrClosed => pull_request(event, false, trust),
+        Request::Sweep(_) => Ok(Occasion::PullRequest { open: false, wished: false }),
         Request::Deploy { environment, version } => {
             Ok(Occasion::Manual { environment: environment.clone(), version: Some(version.clone()) })
         }
@@ -56,7 +57,7 @@ pub(crate) fn occasion(event: &Event, request: &Request) -> std::result::Result<
 }
 
 /// Refuses runs whose code or secrets are not ours.
-fn trusted(event: &Event) -> std::result::Result<(), Stop> {
+fn trusted(event: &Event, trust: &Trust) -> std::result::Result<(), Stop> {
     if matches!(event.kind, Kind::PullRequestTarget | Kind::WorkflowRun) {
         let why = "this event mixes the base's secrets with a head that may be a stranger's: nothing is built or deployed from it";
         return Err(skip(Reason::EventUntrusted, why));
@@ -64,7 +65,7 @@ fn trusted(event: &Event) -> std::result::Result<(), Stop> {
     if matches!(event.kind, Kind::PullRequest | Kind::MergeRequest) || event.pr.is_some() {
         own_head(event)?;
     }
-    has_secrets(event)
+    has_secrets(event, trust)
 }
 
 fn own_head(event: &Event) -> std::result::Result<(), Stop> {
@@ -82,25 +83,25 @@ fn merged_branch(event: &Event) -> std::result::Result<String, Stop> {
     branch.ok_or_else(|| refuse(Reason::InputEvent, "the branch is not known: name it with --branch"))
 }
 
-fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
+fn by_event(event: &Event, trust: &Trust) -> std::result::Result<Occasion, Stop> {
     let ignored = |sentence: &str| Err(skip(Reason::EventIgnored, sentence));
     match event.kind {
         Kind::BranchDeleted | Kind::TagDeleted => {
             Err(skip(Reason::EventDeleted, format!("{} was deleted", event.r#ref.as_deref().unwrap_or("a ref"))))
         }
-        Kind::PullRequestTarget if event.action.as_deref() == Some("closed") => pull_request(event, false),
+        Kind::PullRequestTarget if event.action.as_deref() == Some("closed") => pull_request(event, false, trust),
         Kind::PullRequestTarget => {
             let why = "pull_request_target runs with the base's secrets; building or deploying the head there is unsafe: use pull_request";
             Err(skip(Reason::EventUntrusted, why))
         }
-        Kind::PullRequest => by_pull_request_action(event),
-        Kind::MergeRequest => pull_request(event, true),
+        Kind::PullRequest => by_pull_request_action(event, trust),
+        Kind::MergeRequest => pull_request(event, true, trust),
         Kind::PreviewStop if event.pr.is_none() => ignored("the environment is stopped; by its name it is no preview of a merge request"),
-        Kind::PreviewStop => pull_request(event, false),
+        Kind::PreviewStop => pull_request(event, false, trust),
         Kind::MergeGroup => Err(skip(Reason::EventMergeGroup, "the merge queue only checks; the merge itself deploys")),
         Kind::Release => by_release_action(event),
         Kind::PushTag => tag(event),
-        Kind::PushBranch => push(event, event.is_default_branch),
+        Kind::PushBranch => push(event, event.is_default_branch, trust),
         Kind::WorkflowDispatch | Kind::RepositoryDispatch | Kind::Deployment => dispatched(event),
         Kind::Schedule => Err(skip(Reason::EventSchedule, "a schedule deploys nothing by itself")),
         Kind::WorkflowRun => {
@@ -119,11 +120,11 @@ fn by_event(event: &Event) -> std::result::Result<Occasion, Stop> {
     }
 }
 
-fn push(event: &Event, is_default: bool) -> std::result::Result<Occasion, Stop> {
+fn push(event: &Event, is_default: bool, trust: &Trust) -> std::result::Result<Occasion, Stop> {
     let Some(branch) = event.branch.clone() else {
         return Err(skip(Reason::EventIgnored, format!("{} is neither a branch nor a tag", event.r#ref.as_deref().unwrap_or("the ref"))));
     };
-    has_secrets(event)?;
+    has_secrets(event, trust)?;
     if branch.starts_with("gh-readonly-queue/") {
         return Err(skip(Reason::EventMergeGroup, "a merge queue's own branch; the merge itself deploys"));
     }
@@ -160,29 +161,32 @@ fn by_release_action(event: &Event) -> std::result::Result<Occasion, Stop> {
     }
 }
 
-fn by_pull_request_action(event: &Event) -> std::result::Result<Occasion, Stop> {
+fn by_pull_request_action(event: &Event, trust: &Trust) -> std::result::Result<Occasion, Stop> {
     match event.action.as_deref().unwrap_or_default() {
-        "closed" => pull_request(event, false),
+        "closed" => pull_request(event, false, trust),
         _any if event.more.closed => Err(skip(Reason::EventIgnored, "the pull request is closed: it gets no preview any more")),
-        "opened" | "synchronize" | "reopened" | "ready_for_review" | "labeled" => pull_request(event, true),
-        "edited" if event.more.retargeted => pull_request(event, true),
+        "opened" | "synchronize" | "reopened" | "ready_for_review" | "labeled" => pull_request(event, true, trust),
+        "edited" if event.more.retargeted => pull_request(event, true, trust),
         action => Err(skip(Reason::EventIgnored, format!("the action {action:?} of a pull request changes nothing that runs"))),
     }
 }
 
-fn pull_request(event: &Event, open: bool) -> std::result::Result<Occasion, Stop> {
+fn pull_request(event: &Event, open: bool, trust: &Trust) -> std::result::Result<Occasion, Stop> {
     if event.pr.is_none() {
         return Err(refuse(Reason::InputEvent, "the pull request's number is not known: name it with --pr"));
     }
     if open || event.head_repo.is_some() {
         own_head(event)?; // what a repository that is gone left behind is removed all the same
     }
-    has_secrets(event)?;
-    Ok(Occasion::PullRequest { open })
+    has_secrets(event, trust)?;
+    Ok(Occasion::PullRequest { open, wished: false })
 }
 
-fn has_secrets(event: &Event) -> std::result::Result<(), Stop> {
-    if [&event.actor, &event.more.author].into_iter().flatten().any(|login| login == "dependabot[bot]") {
+/// Dependabot's runs have the secrets that were given to Dependabot, and no others.
+fn has_secrets(event: &Event, trust: &Trust) -> std::result::Result<(), Stop> {
+    const DEPENDABOT: &str = "dependabot[bot]";
+    let theirs = [&event.actor, &event.more.author].into_iter().flatten().any(|login| login == DEPENDABOT);
+    if theirs && !trust.is_trusted_bot(DEPENDABOT) {
         return Err(skip(Reason::EventNoSecrets, "Dependabot's runs have no secrets, so nothing can be deployed"));
     }
     Ok(())

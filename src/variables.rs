@@ -3,6 +3,7 @@
 use crate::config::{Config, template::Values};
 use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
+use crate::event::directives::Directive;
 use crate::event::{Event, short};
 use crate::vars::Vars;
 use crate::version::{Version, slug};
@@ -36,6 +37,22 @@ impl Variables {
             }
         }
         Ok(Self(resolved))
+    }
+
+    /// With what directives of a pull request set for its preview, where `--set` says nothing; and what cannot be set so.
+    pub fn directed(mut self, config: &Config, set: &[(String, String)], event: &Event, directives: &[Directive]) -> (Self, Vec<String>) {
+        let mut notes = Vec::new();
+        for directive in directives {
+            let Directive::Set(name, value) = directive else { continue };
+            if event.pr.is_none() {
+                notes.push(format!("{directive} is for pull requests, and this is none"));
+            } else if !config.variables.contains_key(name) {
+                notes.push(format!("{directive}: there is no variable {name:?} in tidegate.yml"));
+            } else if !value.chars().any(char::is_control) && set.iter().all(|(given, _)| given != name) {
+                self.0.insert(name.clone(), value.clone());
+            }
+        }
+        (self, notes)
     }
 
     /// The value of a variable that is set and not empty.

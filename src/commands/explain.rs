@@ -24,13 +24,16 @@ pub fn explain(asked: &Asked, vars: &Vars) -> Result<Explanation> {
     let (provider, event) = asked.event(vars)?;
     let loaded = config::load(asked.config.as_deref())?;
     let variables = Variables::resolve(&loaded.config, &asked.set, vars)?;
-    let facts = gather::assume(&event, asked);
+    let facts = gather::assume(&event, asked, &loaded.config);
+    let (variables, notes) = variables.directed(&loaded.config, &asked.set, &event, &facts.directives);
+    let mut assumed = facts.assumed.clone();
+    assumed.extend(facts.notes.iter().cloned().chain(notes));
     let decision = match context::decide(&event, &loaded, &asked.request, &variables, &facts) {
         Ok(decision) => decision,
         // `explain` answers whatever it finds: what would stop a run is its answer.
         Err(error) => Decision::none(context::Outcome::Refuse, error.reason, error.to_string()),
     };
-    Ok(Explanation { provider, event, decision, assumed: facts.assumed })
+    Ok(Explanation { provider, event, decision, assumed })
 }
 
 impl Explanation {

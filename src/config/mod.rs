@@ -72,7 +72,7 @@ pub struct Config {
     /// What builds images: auto (the Docker engine at hand) or a remote BuildKit address.
     #[serde(default = "auto")]
     pub builder: String,
-    /// Whose pull requests and comments are trusted.
+    /// Whose pull requests and directives are trusted.
     #[serde(default)]
     pub trust: Trust,
     /// The images this project builds, by name.
@@ -130,14 +130,14 @@ pub struct Aws {
     pub role: Option<String>,
 }
 
-/// Whose pull requests and comments are trusted.
+/// Whose pull requests and directives are trusted.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Trust {
-    /// Bots whose pull requests get previews.
+    /// Bots whose runs have the secrets that they need (Dependabot has some of its own), and whose directives are taken.
     #[serde(default)]
     pub bots: Vec<String>,
-    /// Who may give directives in comments.
+    /// Who may give directives in commit messages and pull requests, as `[tidegate skip]`.
     #[serde(default)]
     pub directives: Vec<Association>,
 }
@@ -151,6 +151,29 @@ pub enum Association {
     Member,
     Collaborator,
     Contributor,
+}
+
+impl Association {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Owner, Self::Member, Self::Collaborator, Self::Contributor];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "OWNER",
+            Self::Member => "MEMBER",
+            Self::Collaborator => "COLLABORATOR",
+            Self::Contributor => "CONTRIBUTOR",
+        }
+    }
+}
+
+impl Trust {
+    /// Whether this is one of the bots, with or without the `[bot]` that GitHub adds to its login.
+    pub fn is_trusted_bot(&self, login: &str) -> bool {
+        let bare = login.strip_suffix("[bot]").unwrap_or(login);
+        self.bots.iter().any(|bot| bot.strip_suffix("[bot]").unwrap_or(bot) == bare)
+    }
 }
 
 /// The lane for fixes of a released version, or that there is none.

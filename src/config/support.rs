@@ -9,9 +9,6 @@ pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<
     let config = &loaded.config;
     let mut found: Vec<String> = Vec::new();
     found.extend((config.builder != "auto").then(|| "builder".to_owned()));
-    found.extend((!config.trust.bots.is_empty()).then(|| "trust.bots".to_owned()));
-    found.extend((!config.trust.directives.is_empty()).then(|| "trust.directives".to_owned()));
-    found.extend((!config.comment.preview_of_merge).then(|| "comment.preview-of-merge".to_owned()));
     for (name, image) in &config.images {
         found.extend(image.provenance.then(|| format!("images.{name}.provenance")));
         found.extend(matches!(image.cache, super::Cache::At(_)).then(|| format!("images.{name}.cache")));

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Environment, HotfixRule, Loaded, When, WhenEvent};
 use crate::error::{Error, Reason, Result};
+use crate::event::directives::Directive;
 use crate::event::{Event, Kind, short};
 use crate::gates::Override;
 use crate::occasion::{Occasion, Stop, occasion, refuse, skip};
@@ -79,6 +80,10 @@ pub struct Facts {
     pub back: Option<Back>,
     /// The hot fix that was asked for, or that a release beside the default branch is; or why that is none.
     pub fix: Option<std::result::Result<Fix, String>>,
+    /// Directives that count.
+    pub directives: Vec<Directive>,
+    /// What a person should know of those that do not.
+    pub notes: Vec<String>,
     /// What was taken for granted without asking.
     pub assumed: Vec<String>,
 }
@@ -163,10 +168,13 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
     if let Request::Sweep(sweep) = request {
         return Ok(swept(config, sweep));
     }
-    let occasion = match occasion(event, request) {
+    let mut occasion = match occasion(event, request, &config.trust) {
         Ok(occasion) => occasion,
         Err(stop) => return Ok(stopped(stop, not_asked(config))),
     };
+    if let Some(stop) = directed(&mut occasion, &facts.directives) {
+        return Ok(stopped(stop, not_asked(config)));
+    }
     check_named(event, config, &occasion)?;
     let programs = matches!(event.kind, Kind::RepositoryDispatch | Kind::Deployment) && *request == Request::Event;
     if !facts.lifted.gates.is_empty() && programs {
@@ -212,6 +220,20 @@ pub fn decide(event: &Event, loaded: &Loaded, request: &Request, variables: &Var
             Err(loaded.error(Reason::ConfigOverlap, several.iter().map(problem).collect()))
         }
     }
+}
+
+/// What people wrote into the commit message or the pull request.
+fn directed(occasion: &mut Occasion, directives: &[Directive]) -> Option<Stop> {
+    for directive in directives {
+        let said = |what: &str| Some(skip(Reason::EventDirective, format!("{directive} is written in {what}")));
+        match (directive, &mut *occasion) {
+            (Directive::Skip, Occasion::Push { .. }) => return said("the commit message"),
+            (Directive::Skip | Directive::NoPreview, Occasion::PullRequest { open: true, .. }) => return said("the pull request"),
+            (Directive::Preview, Occasion::PullRequest { wished, .. }) => *wished = true,
+            (Directive::Skip | Directive::NoPreview | Directive::Preview | Directive::Set(..) | Directive::Unknown(_), _) => {}
+        }
+    }
+    None
 }
 
 /// The version that was named for what a branch has must not be taken for a release, an alias or another commit.
@@ -324,7 +346,7 @@ fn claim(when: &When, (config, rules): (&Config, &Environment), occasion: &Occas
         }
         (When::Event(WhenEvent::Merge), Occasion::Push { branch, .. }) => no(format!("{branch} is not the default branch")),
         (When::Event(WhenEvent::Release), Occasion::Tag { tag, prerelease }) => release(config, rules, tag, *prerelease),
-        (When::Event(WhenEvent::PullRequest), Occasion::PullRequest { open }) => preview(rules, event, *open),
+        (When::Event(WhenEvent::PullRequest), Occasion::PullRequest { open, wished }) => preview(rules, event, (*open, *wished)),
         (When::Branch(rule), Occasion::Push { branch, .. }) => {
             match (glob(&rule.branch, branch), rule.except.iter().find(|glob_| glob(glob_, branch))) {
                 (true, None) => Ok(format!("{branch} matches {}", rule.branch)),
@@ -375,7 +397,7 @@ fn release(config: &Config, rules: &Environment, tag: &str, marked: bool) -> std
     Ok(format!("a release, {tag}"))
 }
 
-fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Result<String, Stop> {
+fn preview(rules: &Environment, event: &Event, (open, wished): (bool, bool)) -> std::result::Result<String, Stop> {
     let number = event.pr.unwrap_or_default();
     let name = if event.more.gitlab.is_some() { "merge request" } else { "pull request" };
     if !open && event.kind == Kind::PreviewStop {
@@ -383,6 +405,9 @@ fn preview(rules: &Environment, event: &Event, open: bool) -> std::result::Resul
     }
     if !open {
         return Ok(format!("{name} {number} was closed"));
+    }
+    if wished {
+        return Ok(format!("{name} {number} is open, and asks for a preview"));
     }
     if event.more.draft && !rules.drafts {
         return Err(skip(Reason::EventDraft, "the pull request is a draft; set `drafts: true` to preview those"));
@@ -442,7 +467,7 @@ fn settle(
         commit: event.sha.clone(),
         ..stopped(skip(Reason::Planned, why), rulings)
     };
-    if matches!(occasion, Occasion::PullRequest { open: false }) {
+    if matches!(occasion, Occasion::PullRequest { open: false, .. }) {
         decision.outcome = Outcome::Remove;
         return Ok(decision);
     }

@@ -136,6 +136,7 @@ impl Context<'_> {
             self.sha("/after").or_else(|| self.sha("/head_commit/id")).or_else(|| self.ci_sha())
         };
         event.set_sha(Some(commit.ok_or_else(|| self.missing("commit (`head_commit.id`, `after`)"))?));
+        event.more.text = self.text("/head_commit/message");
         if is_tag && !self.flag("/created") {
             event.more.moved_from = self.sha("/before"); // `forced` may be false for a moved tag
         }
@@ -196,6 +197,9 @@ impl Context<'_> {
         event.more.draft = self.flag("/pull_request/draft");
         event.more.author = self.text("/pull_request/user/login");
         event.more.label = self.text("/label/name");
+        let words: Vec<String> = ["/pull_request/title", "/pull_request/body"].iter().filter_map(|part| self.text(part)).collect();
+        event.more.text = (!words.is_empty()).then(|| words.join("\n"));
+        event.more.association = self.text("/pull_request/author_association");
         event.more.retargeted = self.payload.pointer("/changes/base").is_some();
         let labels = self.payload.pointer("/pull_request/labels").and_then(Value::as_array);
         let names = labels.into_iter().flatten().filter_map(|label| label.pointer("/name")?.as_str());

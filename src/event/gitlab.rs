@@ -93,6 +93,9 @@ impl Context<'_> {
         event.pr = Some(number);
         self.whose(&mut event);
         event.more.draft = self.vars.is_true("CI_MERGE_REQUEST_DRAFT");
+        let words: Vec<String> =
+            ["CI_MERGE_REQUEST_TITLE", "CI_MERGE_REQUEST_DESCRIPTION"].iter().filter_map(|part| self.var(part)).collect();
+        event.more.text = (!words.is_empty()).then(|| words.join("\n"));
         let labels = self.vars.get("CI_MERGE_REQUEST_LABELS").unwrap_or_default().split(',').map(str::trim);
         event.more.labels = labels.filter(|label| !label.is_empty()).map(str::to_owned).collect();
         Ok(event)
@@ -130,6 +133,9 @@ impl Context<'_> {
         event.more.gitlab = self.var("CI_API_V4_URL").or_else(|| Some(format!("{}/api/v4", self.vars.get("CI_SERVER_URL")?)));
         event.more.frozen = self.vars.is_true("CI_DEPLOY_FREEZE");
         event.default_branch = self.var("CI_DEFAULT_BRANCH");
+        if event.kind == Kind::PushBranch {
+            event.more.text = self.var("CI_COMMIT_MESSAGE");
+        }
         // A manual job's variable names the person who pressed play, not the one who pushed.
         event.actor = self.var("GITLAB_USER_LOGIN");
         let url = self.var("CI_JOB_URL").or_else(|| self.var("CI_PIPELINE_URL"));

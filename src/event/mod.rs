@@ -8,6 +8,7 @@ use crate::vars::Vars;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod directives;
 pub mod github;
 pub mod gitlab;
 pub mod laptop;
@@ -143,6 +144,10 @@ pub struct More {
     pub retargeted: bool,
     /// The author of the pull request.
     pub author: Option<String>,
+    /// The message of the pushed commit, or title and text of the pull request: directives may stand there.
+    pub text: Option<String>,
+    /// How the author of the text belongs to the repository, where the event says so.
+    pub association: Option<String>,
     /// Inputs of a dispatch, or of a deployment's payload, as strings.
     pub inputs: BTreeMap<String, String>,
     /// The environment a `deployment` event names.
@@ -282,6 +287,7 @@ impl Event {
         if flags.tag.is_some() || flags.branch.is_some() || another_pr {
             self.set_sha(None);
             self.more.built_sha = None;
+            (self.more.text, self.more.association) = (None, None);
         }
         if another_pr {
             self.is_fork = None; // whose it is has to be asked, or said with --head-repo

@@ -1,6 +1,7 @@
 //! The forge's API: comments, deployments, ancestry. Which forge is one match here.
 
 use crate::checkout::Ancestry;
+use crate::config::Association;
 use crate::error::{Reason, Result};
 use crate::event::Event;
 use crate::tools::console::Console;
@@ -9,6 +10,7 @@ use crate::tools::wait::Clock;
 use crate::vars::Vars;
 use deployments::{DeploymentStatus, NewDeployment};
 
+mod association;
 pub mod comments;
 pub mod deployments;
 pub mod files;
@@ -132,6 +134,16 @@ impl Forge {
             Self::GitHub(github) => github.is_open(number).await,
             Self::GitLab(gitlab) => gitlab.is_open(number).await,
             Self::Absent { .. } => None,
+        }
+    }
+
+    /// How who wrote the commit message or the pull request of this event belongs to the repository; empty when the forge
+    /// does not say.
+    pub async fn association(&self, event: &Event) -> Result<Vec<Association>> {
+        match self {
+            Self::GitHub(github) => github.association(event).await,
+            Self::GitLab(gitlab) => gitlab.association(event).await,
+            Self::Absent { .. } => Ok(Vec::new()),
         }
     }
 

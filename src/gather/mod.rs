@@ -9,15 +9,23 @@ use crate::event::{Event, Kind};
 use crate::forge::Forge;
 
 mod back;
+mod directives;
 mod hotfix;
 
 pub use back::{back, named};
+pub use directives::of_name;
 
+use directives::Told;
 use hotfix::Sources;
 
 /// What `explain` takes for granted instead of asking: it opens no connection.
-pub fn assume(event: &Event, asked: &Asked) -> Facts {
+pub fn assume(event: &Event, asked: &Asked, config: &Config) -> Facts {
     let (request, mut facts) = (&asked.request, known(asked));
+    if *request == Request::Event {
+        let Told { taken, left, assumed } = directives::assumed(event, config);
+        (facts.directives, facts.notes) = (taken, left);
+        facts.assumed.extend(assumed);
+    }
     if let Some(tag) = released_tag(event, request) {
         let default = event.default_branch.as_deref();
         let hint = event.more.target_hint.as_deref();
@@ -69,6 +77,10 @@ pub async fn gather(
         for sha in event.more.inputs.get("sha").into_iter().chain(full) {
             reachable(sha, event.default_branch.as_deref(), forge).await?;
         }
+    }
+    if *request == Request::Event {
+        let Told { taken, left, .. } = directives::told(event, config, forge).await?;
+        (facts.directives, facts.notes) = (taken, left);
     }
     if let Some(tag) = released_tag(event, request).filter(|_| *request == Request::Event) {
         event.more.draft |= forge.is_upcoming(&tag).await?;

@@ -302,6 +302,7 @@ impl Builder<'_> {
         }
         let copies = image.copies.iter().map(|copy| Repository::parse(copy)).collect::<Result<Vec<_>>>()?;
         let source_tag = self.decision.commit.as_deref().filter(|commit| is_full_sha(commit)).map(short);
+        let of_merge = self.config.comment.preview_of_merge;
         let build = Build {
             image,
             repository: repository.clone(),
@@ -310,7 +311,7 @@ impl Builder<'_> {
             args,
             source_tag: source_tag.filter(|tag| action != Action::Build && tag != version.as_str()),
             commit: self.decision.commit.clone(),
-            checked_out: self.event.more.built_sha.clone().or_else(|| self.decision.commit.clone()),
+            checked_out: self.event.more.built_sha.clone().filter(|_| of_merge).or_else(|| self.decision.commit.clone()),
             version: version.clone(),
             is_trusted: !self.plan.is_preview,
             after: self.rules.after.clone().filter(|_| !self.decision.overrides.lifts(gates::Gate::After)),

@@ -68,6 +68,10 @@ pub struct Forge {
     pub opened: Vec<Value>,
     /// The time at which statuses are made.
     pub time: String,
+    /// How the authors of merged pull requests belong here, by number; MEMBER when nothing is said.
+    pub associations: BTreeMap<u64, String>,
+    /// What people may do, by login.
+    pub permissions: BTreeMap<String, String>,
     /// A pull request that is opened again after it was asked about so often.
     pub reopens: Option<(u64, u32)>,
     /// Pull requests about which it says nothing.
@@ -106,6 +110,8 @@ impl Default for Forge {
             forgets_tags: false,
             opened: Vec::new(),
             time: TIME.into(),
+            associations: BTreeMap::new(),
+            permissions: BTreeMap::new(),
             reopens: None,
             silent_about: Vec::new(),
             deleted: Vec::new(),
@@ -431,6 +437,7 @@ fn pull(forge: &Forge, sha: &str, number: u64) -> Value {
     let facts = json!({
         "number": number, "state": "closed", "merged_at": TIME, "merge_commit_sha": sha, "base": {"ref": forge.default_branch},
         "html_url": format!("https://github.com/{}/pull/{number}", forge.repository),
+        "author_association": forge.associations.get(&number).map_or("MEMBER", String::as_str),
     });
     shape("pull", &facts)
 }

@@ -88,6 +88,10 @@ pub fn answer(forge: &mut Forge, asked: &Asked, (method, parts): (&str, &[&str])
             let found = forge.opened.iter().filter(|opened| opened.get("head").and_then(Value::as_str) == Some(branch));
             json_answer(200, &found.enumerate().map(|(n, _)| opened(n)).collect())
         }
+        ("GET", ["collaborators", login, "permission"]) => match forge.permissions.get(*login) {
+            Some(permission) => json_answer(200, &json!({"permission": permission, "role_name": permission, "user": null})),
+            None => not_found(),
+        },
         ("GET", ["environments", name]) => match forge.environment(name) {
             Some(environment) => json_answer(200, &environment),
             None => not_found(),

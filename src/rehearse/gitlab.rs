@@ -22,6 +22,8 @@ pub const ACCESS_TOKEN: &str = "sandbox-access-token";
 pub struct Project {
     /// Merge requests by number.
     pub merge_requests: BTreeMap<u64, MergeRequest>,
+    /// Levels of members, by login.
+    pub members: BTreeMap<String, u64>,
     /// Notes, oldest first.
     pub notes: Vec<Note>,
     /// Deployments, oldest first.
@@ -197,6 +199,12 @@ fn in_project(world: &mut World, asked: &Asked, rest: &[&str]) -> Response {
             }),
         ),
         ("GET", ["repository", rest @ ..]) => repository(github, gitlab, asked, rest),
+        ("GET", ["members", "all"]) => {
+            let wanted = asked.parameter("query").unwrap_or_default();
+            let found = gitlab.members.iter().filter(|(login, _)| login.contains(&wanted));
+            let member = |(login, level): (&String, &u64)| json!({"id": 1, "username": login, "name": login, "state": "active", "access_level": level});
+            json_answer(200, &found.map(member).collect())
+        }
         ("GET", ["merge_requests", number]) => {
             let number = number.parse().unwrap_or(0);
             match gitlab.merge_requests.get(&number) {

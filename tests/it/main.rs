@@ -15,6 +15,7 @@ mod command;
 mod comments;
 mod contracts;
 mod copies;
+mod directives;
 mod doctor;
 mod drain;
 mod ecs;
