@@ -4,17 +4,26 @@ use super::lock::{At, lease_of};
 use super::place::Place;
 use crate::cli::Format;
 use crate::config::{Environment, When, WhenEvent};
-use crate::error::Result;
+use crate::context::Request;
+use crate::delivery::{self, Asked};
+use crate::error::{Error, Result};
 use crate::event::short;
+use crate::gates::{Gate, Override};
 use crate::run::ledger::is_open;
+use crate::run::look::{Seen, look};
 use crate::state::Key;
 use crate::state::records::Record;
+use crate::targets::set;
 use crate::world::World;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// `status`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Ask the targets, too, whether they run what the records say; needs what a deploy there needs to read
+    #[arg(long)]
+    pub targets: bool,
     /// What stdout gets
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -40,7 +49,12 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
             (Some(_) | None, _) => None,
         };
         let lease = lease_of(&place, &key).await?;
-        rows.push(row((&environment, &name), &history, drift, lease));
+        let mut row = row((&environment, &name), &history, drift, lease);
+        if let Some(live) = live.filter(|_| args.targets) {
+            let seen = if is_preview { json!(null) } else { runs_there(world, args, &place, live).await };
+            set(&mut row, &["targets"], seen);
+        }
+        rows.push(row);
     }
     if args.format == Format::Json {
         return Ok(Some(format!("{:#}\n", json!({"schema": 1, "store": place.store.kind(), "environments": rows}))));
@@ -70,6 +84,35 @@ fn row((environment, name): (&str, &str), history: &[Record], drift: Option<Valu
         })),
         "lease": lease,
     })
+}
+
+/// For each target whether it runs what the record says, or why that cannot be said.
+async fn runs_there(world: &World, args: &Args, place: &Place, live: &Record) -> Value {
+    let request = Request::Deploy { environment: live.environment.clone(), version: live.version.clone() };
+    // It is only looked: whether something could be deployed now does not matter.
+    let lifted = Override { gates: vec![Gate::Freeze], reason: "status".into() };
+    let asked = Asked {
+        request,
+        config: Some(place.loaded.file.clone().into()),
+        set: Vec::new(),
+        facts: args.at.facts.clone(),
+        lock_timeout: Duration::ZERO,
+        lifted,
+    };
+    let unseen = |id: &str, error: &Error| json!({"id": id, "runs": null, "detail": error.sentence});
+    let prepared = match delivery::prepare_about(world, &asked, place.event.clone()).await {
+        Ok(prepared) => prepared,
+        Err(error) => return json!([unseen("deploy", &error)]),
+    };
+    let seen = look(world, &prepared, live).await;
+    let answer = |Seen { id, answer }: &Seen| match answer {
+        Ok(Some(settled)) => json!({"id": id, "runs": true, "detail": settled.detail}),
+        Ok(None) => {
+            json!({"id": id, "runs": false, "detail": format!("it does not run {} any more, or not as tidegate.yml says", live.version)})
+        }
+        Err(error) => unseen(id, error),
+    };
+    Value::Array(seen.iter().map(answer).collect())
 }
 
 /// The tip of the branch that leads here, when that is not what runs.
@@ -128,6 +171,14 @@ fn remarks(row: &Value) -> String {
     }
     if !text("/drift/tip").is_empty() {
         said.push(format!("{} is at {}", text("/drift/branch"), short(&text("/drift/tip"))));
+    }
+    for target in row.pointer("/targets").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| target.get(name).and_then(Value::as_str).unwrap_or_default();
+        match target.get("runs") {
+            Some(Value::Bool(true)) => said.push(format!("{}: {}", text("id"), text("detail"))),
+            Some(Value::Bool(false)) => said.push(format!("DRIFT {}: {}", text("id"), text("detail"))),
+            Some(_) | None => said.push(format!("{} cannot be asked: {}", text("id"), text("detail"))),
+        }
     }
     if row.pointer("/last").is_some_and(Value::is_object) {
         let verdict = if text("/last/verdict").is_empty() { "not ended".to_owned() } else { text("/last/verdict") };

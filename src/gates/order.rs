@@ -3,6 +3,7 @@
 //! Ancestry decides first, then version numbers, then the order of runs. A person may go back; an automatic run may not.
 
 use crate::checkout::{Ancestry, Checkout};
+use crate::context::Outcome;
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result};
 use crate::event::Kind;
@@ -20,6 +21,9 @@ enum Standing {
 
 /// Judges by the newest record. Goes on with or without a notice, or says by what it is superseded.
 pub async fn judge(prepared: &Prepared, history: &[Record]) -> Result<Option<String>> {
+    if prepared.plan.outcome == Outcome::Remove {
+        return Ok(None); // what is over is over, whichever of its commits runs
+    }
     let Some(live) = history.iter().find(|record| record.may_run()) else { return Ok(None) };
     let ours = prepared.plan.version.clone().unwrap_or_default();
     let by_hand = prepared.decision.by_hand;

@@ -30,6 +30,7 @@ pub mod github_git;
 mod github_life;
 pub mod gitlab;
 mod gitlab_job;
+mod gitlab_places;
 pub mod heroku;
 pub mod hooks;
 pub mod kubernetes;

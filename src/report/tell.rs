@@ -1,6 +1,6 @@
 //! Telling the forge: the pull request's comment, and what a closed one leaves. Best effort: a failure here is a warning.
 
-use super::{Report, markdown};
+use super::{Report, StepOutcome, markdown};
 use crate::config::CommentMode;
 use crate::context::Outcome;
 use crate::error::{Error, Reason, Verdict};
@@ -71,7 +71,10 @@ impl<'a> Teller<'a> {
         match self.forge {
             Forge::GitHub(github) if removed => {
                 self.close_records(github, report).await;
-                self.delete_environment(github, &report.place).await;
+                // A run that found all done has held no lease.
+                if report.steps.iter().any(|step| step.id == "lock" && step.outcome == StepOutcome::Done) {
+                    self.delete_environment(github, &report.place).await;
+                }
             }
             Forge::GitLab(gitlab) if removed => self.close_environment(gitlab, &report.place).await,
             Forge::GitLab(gitlab) => self.commit_status(gitlab, report).await,

@@ -11,7 +11,8 @@ use crate::gates::order;
 use crate::plan::Work;
 use crate::report::ReportedTarget;
 use crate::report::outputs::random;
-use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, on_forge, paused, state_of};
+use crate::state::forge_records;
+use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, paused, state_of};
 use crate::state::{Key, Kind};
 use crate::targets::{Fence, Memory};
 use crate::world::World;
@@ -267,7 +268,7 @@ impl<'a> Ledger<'a> {
             let (name, is_tag) = (shown.reference.0.as_str(), shown.reference.1);
             let id = match known {
                 Some(id) => Some(id),
-                None => on_forge(key, &record, &shown, async |new| forge.show(new, (name, is_tag)).await).await?,
+                None => forge_records::make(key, &record, &shown, async |new| forge.show(new, (name, is_tag)).await).await?,
             };
             if let Some(id) = id {
                 self.tell(forge, id, (DeploymentState::InProgress, &format!("{} by tidegate", record.version)), None).await?;

@@ -5,7 +5,7 @@ use crate::context::{Outcome, Request, Sweep, SweepCause};
 use crate::delivery::Prepared;
 use crate::error::{Error, Reason, Result, Verdict};
 use crate::event::Kind;
-use crate::plan::{Plan, Step, Work};
+use crate::plan::{Step, Work};
 use crate::registry::Pushed;
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
@@ -26,13 +26,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 mod around;
+mod conclude;
 mod early;
 pub mod lease;
 pub mod ledger;
+pub mod look;
 mod waiter;
 mod waits;
 
 use crate::targets::Fence;
+use conclude::{conclude, ended_after, note_url, print};
 use ledger::{Ledger, StepMemory};
 
 /// How long cancelled steps may take to stop by themselves.
@@ -65,7 +68,7 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
     let started = Instant::now();
     let (begun, finished) = (teller.begin(plan, &prepared.event), Cancel::new());
     let ledger = Ledger::new(world, prepared);
-    let runner = Runner { world, prepared, ledger: &ledger, images: Mutex::default(), waits: Mutex::default(), ready: OnceCell::new() };
+    let runner = Runner::new(world, prepared, &ledger);
     let carried = async {
         let outcome = runner.carry_out(&mut report).await;
         conclude(&mut report, plan, outcome);
@@ -93,56 +96,6 @@ async fn while_useful(world: &World, finished: &Cancel, telling: impl Future<Out
     }
 }
 
-fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
-    match outcome {
-        Ok(()) if plan.outcome == Outcome::Remove => {
-            if report.targets.iter().any(|target| target.verdict == Verdict::Removed) {
-                (report.verdict, report.reason) = (Verdict::Removed, Reason::Removed);
-                return;
-            }
-            (report.verdict, report.reason) = (Verdict::Skipped, Reason::PreviewKept);
-            let rest = if plan.has_targets { "its workloads were not made by tidegate and keep running" } else { "nothing of it ran" };
-            report.sentence = format!("{} is closed; {rest}", plan.display_environment);
-        }
-        Ok(()) => {
-            report.verdict = Verdict::Deployed;
-            let triggers = plan.steps.iter().any(|step| matches!(step.work, Work::Trigger(_)));
-            report.reason = match (report.targets.is_empty(), triggers) {
-                (false, _) => Reason::Deployed,
-                (true, true) => Reason::Triggered,
-                (true, false) => Reason::Built,
-            };
-        }
-        Err(error) => {
-            report.verdict = Verdict::of(&error);
-            if report.verdict == Verdict::RolledBack && report.targets.iter().any(|target| target.verdict == Verdict::Deployed) {
-                report.verdict = Verdict::Failed; // one target went back, another one runs the new version
-            }
-            report.reason = error.reason;
-            report.sentence.clone_from(&error.sentence);
-            report.error = Some(error).filter(|error| error.reason.exit_code() != 0);
-        }
-    }
-}
-
-/// Where what runs can be seen: as tidegate.yml says it, or as the first target that knows says it.
-fn note_url(report: &mut Report, plan: &Plan) {
-    let told = || report.targets.iter().find_map(|target| target.url.clone());
-    let url = plan.url.clone().or_else(told).filter(|_| report.verdict == Verdict::Deployed);
-    let url = url.and_then(|url| url::Url::parse(&url).ok());
-    report.urls.extend(url.map(|url| ("environment".to_owned(), url.to_string())));
-}
-
-fn print(world: &World, report: &Report, elapsed: Duration) {
-    let line = format!("{} ({})", report.headline(), spoken(elapsed));
-    match report.verdict {
-        Verdict::Deployed | Verdict::Removed | Verdict::Skipped | Verdict::Superseded => world.console.good(&line),
-        Verdict::Failed | Verdict::RolledBack | Verdict::Unknown | Verdict::TimedOut | Verdict::Refused | Verdict::Cancelled => {
-            world.console.bad(&line);
-        }
-    }
-}
-
 struct Runner<'a> {
     world: &'a World,
     prepared: &'a Prepared,
@@ -154,6 +107,12 @@ struct Runner<'a> {
     waits: Mutex<waits::Waits>,
     /// Whether the queues were quiet right before the switch.
     ready: OnceCell<Result<()>>,
+}
+
+impl<'a> Runner<'a> {
+    fn new(world: &'a World, prepared: &'a Prepared, ledger: &'a Ledger<'a>) -> Self {
+        Self { world, prepared, ledger, images: Mutex::default(), waits: Mutex::default(), ready: OnceCell::new() }
+    }
 }
 
 impl Runner<'_> {
@@ -505,20 +464,6 @@ impl Runner<'_> {
                 note
             }
         }
-    }
-}
-
-/// The end of a run in which a step had failed before: nothing that the step said gets lost.
-fn ended_after(failure: Option<Error>, mut end: Error) -> Error {
-    match failure {
-        // It saw the cancelling first, and says where it stopped.
-        Some(failure) if failure.reason == end.reason => failure,
-        Some(failure) => {
-            end.detail.push(failure.sentence);
-            end.detail.extend(failure.detail);
-            end
-        }
-        None => end,
     }
 }
 

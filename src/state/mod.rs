@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub mod file;
 pub mod forge;
+pub mod forge_records;
 pub mod job;
 pub mod records;
 pub mod redis;

@@ -3,20 +3,16 @@
 //! On the forge a record is a deployment: its payload holds the facts, its statuses are the journal. Elsewhere it is an
 //! object. A record is written only by who holds its environment's lease, and before what it records is done.
 
-use super::{Backend, Key, Store, refuse, unreadable};
+use super::{Backend, Key, Store, forge_records, refuse, unreadable};
 use crate::error::{Result, Verdict};
 use crate::forge::DeploymentState;
-use crate::forge::deployments::{Deployment, DeploymentStatus, NewDeployment, Status};
-use crate::forge::github::GitHub;
+use crate::forge::deployments::DeploymentStatus;
 use crate::run::lease::RunRef;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// How far back a look goes for something that was deployed.
 const LOOK_BACK: usize = 100;
-/// How far the first look at the forge goes, and how many pages of a hundred after it.
-const FEW: usize = 10;
-const PAGES: usize = 5;
 /// Says of a record that no older one has to be read.
 pub type Enough<'a> = &'a (dyn Fn(&Record) -> bool + Sync);
 /// How many records an environment keeps where they are objects.
@@ -149,9 +145,10 @@ pub enum Did {
 }
 
 impl Did {
-    const ALL: [Self; 7] = [Self::Pausing, Self::Paused, Self::Resumed, Self::Switching, Self::Started, Self::Done, Self::TakenUp];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Pausing, Self::Paused, Self::Resumed, Self::Switching, Self::Started, Self::Done, Self::TakenUp];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Pausing => "pausing",
             Self::Paused => "paused",
@@ -243,11 +240,11 @@ impl Record {
     }
 
     /// What the forge is told when the record is made.
-    fn payload(&self) -> Value {
+    pub(super) fn payload(&self) -> Value {
         Self { journal: Vec::new(), ended: None, ..self.clone() }.json()
     }
 
-    fn of(value: Value, place: &str) -> Result<Self> {
+    pub(super) fn of(value: Value, place: &str) -> Result<Self> {
         serde_json::from_value(value).map_err(|error| unreadable(place, &error.to_string()))
     }
 }
@@ -289,7 +286,7 @@ impl Store {
     /// The newest records, newest first, up to the first one that is enough. There is an end to how far back it looks.
     pub async fn history_until(&self, key: &Key, enough: Enough<'_>) -> Result<Vec<Record>> {
         match &self.backend {
-            Backend::Forge(refs) => history_on_forge(refs.github(), key, enough).await.map_err(refuse),
+            Backend::Forge(refs) => forge_records::history(refs.github(), key, enough).await.map_err(refuse),
             Backend::Job(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {
                 self.history_in_objects(key, enough).await
             }
@@ -315,8 +312,11 @@ impl Store {
     pub async fn begin(&self, key: &Key, record: &mut Record, shown: &Shown) -> Result<()> {
         match &self.backend {
             Backend::Forge(refs) => {
-                record.deployment =
-                    Some(on_forge(key, record, shown, async |new| refs.github().create_deployment(new).await).await.map_err(refuse)?);
+                record.deployment = Some(
+                    forge_records::make(key, record, shown, async |new| refs.github().create_deployment(new).await)
+                        .await
+                        .map_err(refuse)?,
+                );
                 return Ok(());
             }
             Backend::Job(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => {}
@@ -357,7 +357,7 @@ impl Store {
     /// of a hundred deployments, the newest first.
     pub async fn places(&self, project: &str, pages: usize) -> Result<Vec<String>> {
         let mut places = match &self.backend {
-            Backend::Forge(refs) => places_on_forge(refs.github(), project, pages).await,
+            Backend::Forge(refs) => forge_records::places(refs.github(), project, pages).await,
             Backend::Job(job) => job.folders(&super::plain(project)).await,
             Backend::S3(bucket) => bucket.folders(&super::plain(project)).await,
             Backend::Redis(server) => server.folders(&super::plain(project)).await,
@@ -375,93 +375,9 @@ impl Store {
     }
 }
 
-async fn places_on_forge(github: &GitHub, project: &str, pages: usize) -> Result<Vec<String>> {
-    let mut places = Vec::new();
-    for page in 1..=pages {
-        let known = github.deployments_page(None, (page, 100)).await?;
-        let is_last = known.len() < 100;
-        let ours = |record: &Deployment| record.payload.get("project").and_then(Value::as_str) == Some(project);
-        places.extend(known.into_iter().filter(ours).map(|record| record.environment));
-        if is_last {
-            break;
-        }
-    }
-    Ok(places)
-}
-
 /// What came before it does not matter any more.
 pub fn is_settled(record: &Record) -> bool {
     record.ended.as_ref().is_some_and(|ended| matches!(ended.verdict, Verdict::Deployed | Verdict::Removed))
-}
-
-async fn history_on_forge(github: &GitHub, key: &Key, enough: Enough<'_>) -> Result<Vec<Record>> {
-    let mut history = Vec::new();
-    for (page, size) in std::iter::once((1, FEW)).chain((1..=PAGES).map(|page| (page, 100))) {
-        if size != FEW && page == 1 {
-            history.clear(); // the same again, and more
-        }
-        let (listed, settled) = page_of_history((github, key, enough), (page, size), &mut history).await?;
-        if settled || listed < size {
-            break;
-        }
-    }
-    Ok(history)
-}
-
-/// Adds a page of deployments; how many there were, ours or not, and whether what came before matters no more.
-async fn page_of_history(
-    (github, key, enough): (&GitHub, &Key, Enough<'_>),
-    (page, size): (usize, usize),
-    history: &mut Vec<Record>,
-) -> Result<(usize, bool)> {
-    let deployments = github.deployments_page(Some(key.environment()), (page, size)).await?;
-    let listed = deployments.len();
-    for deployment in deployments {
-        if deployment.payload.get("project").and_then(Value::as_str) != Some(key.project.as_str()) {
-            continue; // another project of this repository, or a record of before there were leases
-        }
-        let statuses = github.deployment_statuses(deployment.id).await?;
-        let record = from_forge(deployment, &statuses)?;
-        let done = enough(&record);
-        history.push(record);
-        if done {
-            return Ok((listed, true));
-        }
-    }
-    Ok((listed, false))
-}
-
-fn from_forge(deployment: Deployment, statuses: &[Status]) -> Result<Record> {
-    let Deployment { id, payload, created_at, .. } = deployment;
-    let mut record = Record::of(payload, &format!("the deployment {id}"))?;
-    (record.deployment, record.begun) = (Some(id), created_at);
-    for status in statuses.iter().rev() {
-        let Some((head, rest)) = status.description.split_once(": ") else { continue };
-        let (said, handle) = match rest.strip_prefix("started ") {
-            Some(handle) => ("started", Some(handle.to_owned())),
-            None => (rest, None),
-        };
-        if let Some(what) = Did::ALL.into_iter().find(|did| did.name() == said) {
-            record.journal.push(Line { at: status.created_at.clone(), step: head.to_owned(), what, handle });
-            record.ended = None; // it was taken up again
-        } else if let Ok(verdict) = serde_json::from_value(Value::from(head)) {
-            record.ended = Some(Ended { at: status.created_at.clone(), verdict, sentence: rest.to_owned() });
-        }
-    }
-    Ok(record)
-}
-
-/// Makes the record a deployment of the forge: the record itself, or a copy of it for people.
-pub async fn on_forge<'a, T, F>(key: &'a Key, record: &'a Record, shown: &'a Shown, create: F) -> Result<T>
-where
-    F: AsyncFnOnce(&NewDeployment<'_>) -> Result<T>,
-{
-    let sha = record.commit.as_deref().unwrap_or(&shown.branch);
-    let description = format!("{} by tidegate", record.version);
-    let Shown { transient, production, .. } = *shown;
-    let new =
-        NewDeployment { sha, environment: key.environment(), description: &description, transient, production, payload: record.payload() };
-    create(&new).await
 }
 
 /// How the forge shows a verdict.

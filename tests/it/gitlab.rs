@@ -2,7 +2,7 @@
 
 use crate::world::{Ran, World};
 use std::collections::BTreeMap;
-use tidegate::rehearse::gitlab::{MergeRequest, Note, PROJECT};
+use tidegate::rehearse::gitlab::Note;
 use tidegate::rehearse::sandbox::{ClusterMood, Fault};
 
 const JOB: u64 = 501;
@@ -22,27 +22,7 @@ fn branch(source: &str) -> World {
 /// The pipeline of an open merge request whose head is checked out.
 fn merge_request() -> World {
     let mut world = job("merge_request_event");
-    let sha = world.head();
-    for (name, value) in [
-        ("CI_MERGE_REQUEST_IID", "12"),
-        ("CI_MERGE_REQUEST_EVENT_TYPE", "detached"),
-        ("CI_MERGE_REQUEST_PROJECT_ID", "7"),
-        ("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7"),
-        ("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "acme/demo"),
-        ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "change"),
-        ("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", ""),
-        ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main"),
-        ("CI_MERGE_REQUEST_REF_PATH", "refs/merge-requests/12/head"),
-        ("CI_COMMIT_REF_NAME", "change"),
-        ("TIDEGATE_RESOURCE_GROUP", "demo/mr-12"),
-    ] {
-        world.var(name, value);
-    }
-    world.sandbox.with(|outside| {
-        let open = MergeRequest { state: "opened".into(), sha, merge_commit: None, source_project: PROJECT };
-        outside.gitlab.merge_requests.insert(12, open);
-        outside.gitlab.resource_groups.insert("demo/mr-12".into(), JOB);
-    });
+    world.merge_request(12);
     world
 }
 

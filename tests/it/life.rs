@@ -4,7 +4,6 @@
 use crate::world::{Ran, World};
 use serde_json::json;
 use std::path::Path;
-use tidegate::rehearse::gitlab::MergeRequest;
 
 /// What ran last on which environment, by the registry's own word.
 fn digest_on(world: &World, namespace: &str) -> String {
@@ -97,34 +96,15 @@ fn a_life_on_gitlab() {
     // A merge request.
     world.branch("change", "main");
     world.write("app", "a change\n");
-    let head = world.commit("a change");
-    world.sandbox.with(|outside| {
-        let open = MergeRequest { state: "opened".into(), sha: head.clone(), merge_commit: None, source_project: 7 };
-        outside.gitlab.merge_requests.insert(12, open);
-    });
-    for (name, value) in [
-        ("CI_MERGE_REQUEST_IID", "12"),
-        ("CI_MERGE_REQUEST_EVENT_TYPE", "detached"),
-        ("CI_MERGE_REQUEST_PROJECT_ID", "7"),
-        ("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7"),
-        ("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "acme/demo"),
-        ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main"),
-        ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "change"),
-        ("CI_COMMIT_SHA", &head),
-    ] {
-        world.var(name, value);
-    }
-    place(&mut world, "mr-12");
+    world.commit("a change");
+    world.merge_request(12);
     well(world.run(&["run"]));
     let preview = digest_on(&world, "demo-pr-12");
     // The merge.
     world.git(&["switch", "--quiet", "main"]);
     world.git(&["merge", "--quiet", "--no-ff", "--no-edit", "change"]);
     let merged = world.head();
-    for name in ["IID", "EVENT_TYPE", "PROJECT_ID", "SOURCE_PROJECT_ID", "SOURCE_PROJECT_PATH", "TARGET_BRANCH_NAME", "SOURCE_BRANCH_NAME"]
-    {
-        world.without(&format!("CI_MERGE_REQUEST_{name}"));
-    }
+    world.no_merge_request();
     world.var("CI_PIPELINE_SOURCE", "push").var("CI_COMMIT_BRANCH", "main").var("CI_COMMIT_SHA", &merged);
     place(&mut world, "dev");
     well(world.run(&["run"]));

@@ -236,3 +236,26 @@ fn gates_that_make_no_sense_are_found_before() {
         problems("  dev:\n    when: merge\n", "  dev:\n    when: merge\n    freeze: [{from: \"Fri 16\", to: \"Mon 08:00\", zone: Mars}]\n");
     assert!(said.contains("\"Mars\" is no time zone"), "{said}");
 }
+
+/// Records say what was delivered; targets say what runs.
+#[test]
+fn status_asks_the_targets_when_it_is_told_to() {
+    let mut world = World::new();
+    let head = world.head();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    let ran = world.run(&["status", "--targets"]);
+    assert!(ran.code == 0 && ran.err.contains("deploy.kubernetes: deployment/web: 2 of 2 pods run"), "{}", ran.err);
+    assert_eq!(ran.count("PATCH ") + ran.count("POST /build") + ran.count("PutImage"), 0, "{}", ran.log.join("\n"));
+    // Somebody puts something else there by hand: no record knows.
+    world.sandbox.with(|outside| outside.cluster.add_workload("deployments", "dev", "web", &[("web", crate::world::OLD)]));
+    let ran = world.run(&["status", "--targets"]);
+    assert!(ran.err.contains(&format!("DRIFT deploy.kubernetes: it does not run {} any more", &head[..7])), "{}", ran.err);
+    let ran = world.run(&["status"]);
+    assert!(!ran.err.contains("DRIFT"), "nobody was asked: {}", ran.err);
+    // Who cannot be asked has said nothing.
+    world.var("KUBECONFIG", "/nowhere");
+    let ran = world.run(&["status", "--targets", "--format", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let target = &said["environments"][0]["targets"][0];
+    assert!(target["runs"].is_null() && target["id"] == "deploy.kubernetes", "{}", ran.out);
+}

@@ -263,6 +263,31 @@ fn the_oldest_makes_room_for_a_new_one() {
     assert_eq!(ran.log, Vec::<String>::new());
 }
 
+/// The records are packages there; the job is in a resource group of its own.
+#[test]
+fn on_gitlab_a_scheduled_job_sweeps() {
+    let mut world = clusters("");
+    world.on_gitlab("merge_request_event");
+    for number in [7, 8] {
+        let ran = world.merge_request(number).run(&["run"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    world.no_merge_request().var("CI_PIPELINE_SOURCE", "schedule").var("CI_COMMIT_BRANCH", "main");
+    world.var("TIDEGATE_RESOURCE_GROUP", "demo/sweep");
+    world.sandbox.with(|outside| {
+        outside.gitlab.resource_groups.insert("demo/sweep".into(), 501);
+        outside.gitlab.merge_requests.get_mut(&7).unwrap().state = "closed".into();
+    });
+    let ran = world.run(&["sweep"]);
+    assert!(ran.code == 0 && ran.err.contains("merge request !7 is closed"), "{}", ran.err);
+    assert_eq!(namespaces(&world), ["demo-pr-8"]);
+    // The job's own token may ask, and may not tell.
+    world.sandbox.with(|outside| outside.gitlab.merge_requests.get_mut(&8).unwrap().state = "merged".into());
+    let ran = world.without("GITLAB_TOKEN").run(&["sweep"]);
+    assert!(ran.code == 0 && ran.err.contains("merge request !8 is not told"), "{}", ran.err);
+    assert_eq!(namespaces(&world), [] as [&str; 0]);
+}
+
 /// Lying twin: the deletion is confirmed, and the app is there. The others go all the same.
 #[test]
 fn a_preview_that_only_seems_to_go_fails_the_sweep() {

@@ -154,6 +154,40 @@ impl World {
         self
     }
 
+    /// The job is of a merge request's pipeline, whose head is the checked-out commit, in a resource group of its own.
+    pub fn merge_request(&mut self, number: u64) -> &mut Self {
+        let (sha, group) = (self.head(), format!("demo/mr-{number}"));
+        for (name, value) in [
+            ("CI_PIPELINE_SOURCE", "merge_request_event"),
+            ("CI_MERGE_REQUEST_IID", number.to_string().as_str()),
+            ("CI_MERGE_REQUEST_EVENT_TYPE", "detached"),
+            ("CI_MERGE_REQUEST_PROJECT_ID", "7"),
+            ("CI_MERGE_REQUEST_SOURCE_PROJECT_ID", "7"),
+            ("CI_MERGE_REQUEST_SOURCE_PROJECT_PATH", "acme/demo"),
+            ("CI_MERGE_REQUEST_SOURCE_BRANCH_NAME", "change"),
+            ("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", ""),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main"),
+            ("CI_MERGE_REQUEST_REF_PATH", format!("refs/merge-requests/{number}/head").as_str()),
+            ("CI_COMMIT_REF_NAME", "change"),
+            ("CI_COMMIT_SHA", sha.as_str()),
+            ("TIDEGATE_RESOURCE_GROUP", group.as_str()),
+        ] {
+            self.var(name, value);
+        }
+        self.sandbox.with(|outside| {
+            let open = MergeRequest { state: "opened".into(), sha, merge_commit: None, source_project: PROJECT };
+            outside.gitlab.merge_requests.insert(number, open);
+            outside.gitlab.resource_groups.insert(group, 501);
+        });
+        self
+    }
+
+    /// The job is of no merge request any more.
+    pub fn no_merge_request(&mut self) -> &mut Self {
+        self.vars.retain(|name, _| !name.starts_with("CI_MERGE_REQUEST_"));
+        self
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
