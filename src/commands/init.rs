@@ -137,9 +137,10 @@ impl Preset {
             (Self::Jincor, Host::GitHub) => {
                 &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/jincor/github/deliver.yml"))]
             }
-            (Self::Joplin, Host::GitHub) => {
-                &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/joplin/github/deliver.yml"))]
-            }
+            (Self::Joplin, Host::GitHub) => &[
+                (".github/workflows/deliver.yml", include_str!("../../templates/presets/joplin/github/deliver.yml")),
+                (".github/workflows/sweep.yml", include_str!("../../templates/presets/joplin/github/sweep.yml")),
+            ],
             (Self::Joplin, Host::GitLab) => &[(".gitlab-ci.yml", include_str!("../../templates/presets/joplin/gitlab/gitlab-ci.yml"))],
             (Self::Enac, Host::GitHub) => {
                 &[(".github/workflows/deliver.yml", include_str!("../../templates/presets/enac/github/deliver.yml"))]

@@ -27,13 +27,38 @@ fn our_requests_and_the_sandboxs_answers_fit_githubs_description() {
     passes(&world, &prism, &["deploy", "production", "1.0.0"], "deploy.done"); // asks for a tag's commit
     passes(world.pull_request("opened", |_| {}), &prism, &["run"], "deploy.done");
     let merged = |payload: &mut serde_json::Value| payload["pull_request"]["merged"] = json!(true);
+    world.sandbox.with(|outside| outside.github.person = Some("octocat".into())); // who may delete environments
     passes(world.pull_request("closed", merged), &prism, &["run"], "preview.kept");
+    world.configure("images:\n", "trust: {directives: [MEMBER]}\nimages:\n");
+    world.write("app", "three\n");
+    let head = world.commit("three");
+    world.pushed();
+    world.sandbox.with(|outside| {
+        outside.github.pulls.clear();
+        outside.github.permissions.insert("octocat".into(), "write".into());
+    });
+    let payload = json!({
+        "ref": "refs/heads/main", "before": "0".repeat(40), "after": head, "created": false, "deleted": false, "forced": false,
+        "head_commit": {"id": head, "message": "three [tidegate skip]"}, "repository": crate::world::repository(), "sender": {"login": "octocat"},
+    });
+    passes(world.event("push", &payload), &prism, &["run"], "event.directive");
+    let swept = world.run(&["sweep"]);
+    assert_eq!(swept.code, 0, "{}", swept.err);
     let said = prism.said().join("\n");
     let looked = world.run(&["status", "--format", "json"]);
     assert_eq!(looked.code, 0, "{}", looked.err);
-    for asked in
-        ["/issues/12/comments", "/deployments", "/statuses", "/pulls", "/compare/", "/git/refs", "/git/matching-refs", "/git/commits"]
-    {
+    for asked in [
+        "/issues/12/comments",
+        "/deployments",
+        "/statuses",
+        "/pulls",
+        "/compare/",
+        "/git/refs",
+        "/git/matching-refs",
+        "/git/commits",
+        "/environments/demo-pr-12",
+        "/collaborators/octocat/permission",
+    ] {
         assert!(said.contains(asked), "{asked} was never asked for:\n{said}");
     }
 }

@@ -55,8 +55,12 @@ fn described_our_requests_and_the_sandboxs_answers_fit() {
     world.write("app", "three\n");
     world.commit("three");
     world.pull_request("synchronize", |_| {}).run(&["run"]).must(3, "target.timeout"); // stops its dyno
-    world.pull_request("closed", |_| {}).run(&["run"]).must(0, "preview.removed");
+    world.sandbox.with(|outside| outside.github.closed.push(12)); // its event gets lost
+    world.sandbox.with(|outside| outside.heroku.page = Some(1));
+    let ran = world.run(&["sweep"]);
+    assert!(ran.code == 0 && ran.err.contains("the Heroku app demo-pr-12 is deleted"), "{}\n{}", ran.err, prism.said().join("\n"));
     let asked = [
+        "/teams/acme/apps",
         "POST /heroku/teams/apps",
         "PATCH /heroku/apps/demo-pr-12 ",
         "config-vars",

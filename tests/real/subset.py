@@ -16,12 +16,14 @@ PATHS = [
     "/repos/{owner}/{repo}/actions/workflows/{workflow_id}",
     "/repos/{owner}/{repo}/actions/workflows/{workflow_id}/dispatches",
     "/repos/{owner}/{repo}/actions/workflows/{workflow_id}/runs",
+    "/repos/{owner}/{repo}/collaborators/{username}/permission",
     "/repos/{owner}/{repo}/commits/{ref}",
     "/repos/{owner}/{repo}/commits/{commit_sha}/pulls",
     "/repos/{owner}/{repo}/compare/{basehead}",
     "/repos/{owner}/{repo}/deployments",
     "/repos/{owner}/{repo}/deployments/{deployment_id}/statuses",
     "/repos/{owner}/{repo}/dispatches",
+    "/repos/{owner}/{repo}/environments/{environment_name}",
     "/repos/{owner}/{repo}/git/commits",
     "/repos/{owner}/{repo}/git/commits/{commit_sha}",
     "/repos/{owner}/{repo}/git/matching-refs/{ref}",
@@ -32,7 +34,7 @@ PATHS = [
     "/repos/{owner}/{repo}/issues/{issue_number}/comments",
     "/repos/{owner}/{repo}/pulls/{pull_number}",
 ]
-METHODS = {"/user": ["get"], "/repos/{owner}/{repo}/actions/runs/{run_id}": ["get"], "/repos/{owner}/{repo}": ["get"], "/repos/{owner}/{repo}/pulls/{pull_number}": ["get"]}
+METHODS = {"/repos/{owner}/{repo}/environments/{environment_name}": ["get", "delete"], "/user": ["get"], "/repos/{owner}/{repo}/actions/runs/{run_id}": ["get"], "/repos/{owner}/{repo}": ["get"], "/repos/{owner}/{repo}/pulls/{pull_number}": ["get"]}
 
 
 def references(value):
