@@ -117,6 +117,11 @@ impl Checkout {
         self.git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty())
     }
 
+    /// Whether a folder holds just what git has of it, but for what is ignored.
+    pub fn is_clean(&self, folder: &str) -> bool {
+        self.git(&["status", "--porcelain", "--untracked-files=normal", "--", folder]).is_some_and(|text| text.is_empty())
+    }
+
     /// How `one` relates to `other`. A shallow clone cannot say that a commit does *not* contain another.
     pub fn ancestry(&self, one: &str, other: &str) -> Option<Ancestry> {
         if one == other {

@@ -149,7 +149,7 @@ pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Re
     let key = Key::new(&loaded.config.project, &plan.display_environment);
     if plan.steps.iter().any(|step| matches!(step.work, Work::Lock | Work::Tags(_))) {
         plan.lock = Some(Lock { key: key.to_string(), scope: store.scope.clone(), store: store.kind() });
-        plan.warnings = warnings(world, &loaded, &plan, (asked.lock_timeout, store.protects(state::is_ci(&world.vars))));
+        plan.warnings = warnings(world, &loaded, &plan, &store, asked.lock_timeout);
         plan.warnings.extend(
             decision.fix.as_ref().and_then(unmerged).filter(|_| plan.steps.iter().all(|step| !matches!(step.work, Work::BackMerge(_)))),
         );
@@ -165,9 +165,13 @@ fn unmerged(fix: &context::Fix) -> Option<String> {
 }
 
 /// What can be foreseen to go wrong.
-fn warnings(world: &World, loaded: &Loaded, plan: &Plan, (lock_timeout, protects): (Duration, bool)) -> Vec<String> {
+fn warnings(world: &World, loaded: &Loaded, plan: &Plan, store: &Store, lock_timeout: Duration) -> Vec<String> {
+    let (protects, absent) = (store.protects(state::is_ci(&world.vars)), store.absent());
     let mut warnings = Vec::new();
     let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));
+    if let Some(why) = absent {
+        warnings.push(format!("a run would be refused (lock.unreachable): {why}"));
+    }
     if plan.lock.as_ref().is_some_and(|lock| lock.store == Kind::File) && state::is_ci(&world.vars) {
         warnings.push("the lease is a file on this runner: it holds back no other run".to_owned());
     }

@@ -4,7 +4,7 @@ use crate::config::{Config, template::Values};
 use crate::context::Decision;
 use crate::error::{Error, Reason, Result};
 use crate::event::directives::Directive;
-use crate::event::{Event, short};
+use crate::event::{Event, Kind, short};
 use crate::vars::Vars;
 use crate::version::{Version, slug};
 use std::collections::BTreeMap;
@@ -77,7 +77,8 @@ pub fn values(event: &Event, config: &Config, decision: &Decision, variables: &V
     values.set("short_sha", decision.commit.as_deref().map(short));
     // Whoever names a pull request by hand stands on any branch.
     let of_pull_request = event.head_ref.as_deref().filter(|_| event.pr.is_some());
-    let branch = of_pull_request.or(event.branch.as_deref()).or(event.head_ref.as_deref()).filter(|_| !decision.by_hand);
+    let pushed = event.branch.as_deref().filter(|_| event.pr.is_none() || event.kind == Kind::PushBranch);
+    let branch = of_pull_request.or(pushed).or(event.head_ref.as_deref()).filter(|_| !decision.by_hand);
     values.set("branch", branch.map(str::to_owned));
     values.set("branch_slug", branch.map(|branch| slug(branch, 63)));
     values.set("pr", event.pr.map(|number| number.to_string()));

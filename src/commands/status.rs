@@ -4,11 +4,12 @@ use super::lock::{At, lease_of};
 use super::place::Place;
 use crate::cli::Format;
 use crate::config::{Environment, When, WhenEvent};
-use crate::context::Request;
-use crate::delivery::{self, Asked};
+use crate::context::{Outcome, Request};
+use crate::delivery::{self, Asked, parse_set};
 use crate::error::{Error, Result};
 use crate::event::short;
 use crate::gates::{Gate, Override};
+use crate::inputs::Inputs;
 use crate::run::ledger::is_open;
 use crate::run::look::{Seen, look};
 use crate::state::Key;
@@ -94,7 +95,7 @@ async fn runs_there(world: &World, args: &Args, place: &Place, live: &Record) ->
     let asked = Asked {
         request,
         config: Some(place.loaded.file.clone().into()),
-        set: Vec::new(),
+        set: parse_set(&Inputs::of(&world.vars).lines("set")).unwrap_or_default(),
         facts: args.at.facts.clone(),
         lock_timeout: Duration::ZERO,
         lifted,
@@ -104,6 +105,9 @@ async fn runs_there(world: &World, args: &Args, place: &Place, live: &Record) ->
         Ok(prepared) => prepared,
         Err(error) => return json!([unseen("deploy", &error)]),
     };
+    if prepared.plan.outcome != Outcome::Deploy {
+        return json!([{"id": "deploy", "runs": null, "detail": prepared.plan.sentence}]);
+    }
     let seen = look(world, &prepared, live).await;
     let answer = |Seen { id, answer }: &Seen| match answer {
         Ok(Some(settled)) => json!({"id": id, "runs": true, "detail": settled.detail}),

@@ -149,7 +149,13 @@ impl Checker<'_> {
         for (key, is_given) in [("ttl", rules.ttl.is_some()), ("max", rules.max.is_some())] {
             if is_given && !rules.is_preview() {
                 self.report(&format!("{path}.{key}"), "only previews go by themselves", "leave it out, or write `when: pull-request`");
+            } else if is_given && !rules.deploy.iter().any(Target::is_removable) {
+                let hint = "targets that can: kubernetes with `apply:`, heroku with `create:`, command with `remove:`";
+                self.report(&format!("{path}.{key}"), "no target of this preview can be removed", hint);
             }
+        }
+        if rules.ttl.as_ref().is_some_and(|ttl| ttl.0.is_zero()) {
+            self.report(&format!("{path}.ttl"), "a preview would go at once", "write it as 7d");
         }
         if let Some(url) = &rules.url {
             self.placeholders(&format!("{path}.url"), url);
@@ -170,6 +176,10 @@ impl Checker<'_> {
         self.manifests_apart(&format!("{path}.deploy"), &rules.deploy);
         for (index, target) in rules.deploy.iter().enumerate() {
             self.target(&format!("{path}.deploy[{index}]"), target);
+            if matches!(target, Target::Command(command) if !command.remove.is_empty()) && !rules.is_preview() {
+                let hint = "leave it out, or write `when: pull-request`";
+                self.report(&format!("{path}.deploy[{index}].command.remove"), "only previews are removed", hint);
+            }
         }
         for (index, trigger) in rules.trigger.iter().enumerate() {
             self.trigger(&format!("{path}.trigger[{index}]"), trigger);

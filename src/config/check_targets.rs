@@ -54,8 +54,12 @@ impl Checker<'_> {
             Runner::Command(command) => {
                 let at = format!("{path}.run.command");
                 self.command(&at, command);
-                if !command.undo.is_empty() || command.proof.is_some() {
-                    self.report(&at, "`undo` and `proof` belong to targets, not to migrations", "remove them: the exit code decides");
+                if !command.undo.is_empty() || !command.remove.is_empty() || command.proof.is_some() {
+                    self.report(
+                        &at,
+                        "`undo`, `remove` and `proof` belong to targets, not to migrations",
+                        "remove them: the exit code decides",
+                    );
                 }
             }
         }
@@ -292,6 +296,9 @@ impl Checker<'_> {
         for (index, word) in command.undo.iter().enumerate() {
             self.late_placeholders(&format!("{path}.undo[{index}]"), word);
         }
+        for (index, word) in command.remove.iter().enumerate() {
+            self.placeholders(&format!("{path}.remove[{index}]"), word);
+        }
         for (name, value) in &command.env {
             if let TextOrSecret::Text(text) = value {
                 self.late_placeholders(&format!("{path}.env.{name}"), text);
@@ -410,6 +417,16 @@ impl Target {
             Self::AppDeploy(_) => "app_deploy",
             Self::Command(_) => "command",
             Self::Webhook(_) => "webhook",
+        }
+    }
+
+    /// Whether it makes something of its own for a preview, which goes when the pull request is closed.
+    pub fn is_removable(&self) -> bool {
+        match self {
+            Self::Kubernetes(kubernetes) => !kubernetes.apply.is_empty(),
+            Self::Heroku(heroku) => heroku.create.is_some(),
+            Self::Command(command) => !command.remove.is_empty(),
+            Self::Swarm(_) | Self::Awx(_) | Self::Webhook(_) | Self::Ecs(_) | Self::AppDeploy(_) => false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! `environments:` of `tidegate.yml`: where versions go, and which events lead there.
 
-use super::{Aws, Gate, Migrate, Notify, OnPartial, OneOrMany, Span, Target, Trigger, Verify};
+use super::{Aws, Drain, Gate, Migrate, Notify, OnPartial, OneOrMany, Scan, Span, Target, Trigger, Verify};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -81,6 +81,18 @@ impl Environment {
         let mut numbers = found.iter().skip(1).flatten().map(|number| number.as_str());
         let first = numbers.next()?;
         if numbers.all(|other| other == first) { first.parse().ok() } else { None }
+    }
+
+    /// The gates that wait for queues.
+    pub fn drains(&self) -> Vec<Drain> {
+        let drain = |gate: &Gate| if let Gate::Drain(drain) = gate { Some(drain.clone()) } else { None };
+        self.gates.iter().filter_map(drain).collect()
+    }
+
+    /// The gates that look at scans.
+    pub fn scans(&self) -> Vec<Scan> {
+        let scan = |gate: &Gate| if let Gate::Scan(scan) = gate { Some(scan.clone()) } else { None };
+        self.gates.iter().filter_map(scan).collect()
     }
 
     /// Which previews go by themselves, for a person.

@@ -134,7 +134,7 @@ pub struct Aws {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Trust {
-    /// Bots whose runs have the secrets that they need (Dependabot has some of its own), and whose directives are taken.
+    /// Bots whose runs have the secrets that they need: Dependabot, which has some of its own.
     #[serde(default)]
     pub bots: Vec<String>,
     /// Who may give directives in commit messages and pull requests, as `[tidegate skip]`.

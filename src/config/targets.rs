@@ -369,8 +369,23 @@ pub struct CommandRun {
     /// The program that goes back when it fails.
     #[serde(default)]
     pub undo: Vec<String>,
+    /// Of a preview: the program that takes away what was made, when the pull request is closed. It may run more than once.
+    #[serde(default)]
+    pub remove: Vec<String>,
     /// How it is proven that the version runs; without it the exit code is the proof.
     pub proof: Option<Proof>,
+}
+
+impl CommandRun {
+    /// The removal of what it made: of its variables those that have a value when there is no version any more.
+    pub fn removal(&self, has_value: impl Fn(&str) -> bool) -> Self {
+        let kept = |value: &TextOrSecret| match value {
+            TextOrSecret::Text(text) => has_value(text),
+            TextOrSecret::Secret(_) => true,
+        };
+        let env = self.env.iter().filter(|(_, value)| kept(value)).map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self { run: self.remove.clone(), undo: Vec::new(), remove: Vec::new(), proof: None, env, ..self.clone() }
+    }
 }
 
 pub(super) fn half_an_hour() -> Span {

@@ -57,6 +57,8 @@ impl serde::Serialize for Span {
 
 impl std::fmt::Display for Span {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&humantime::format_duration(self.0).to_string().replace(' ', ""))
+        // As it may be written in the file: humantime says "7days".
+        let text = humantime::format_duration(self.0).to_string().replace("days", "d").replace("day", "d").replace(' ', "");
+        f.write_str(&text)
     }
 }

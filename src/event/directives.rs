@@ -37,8 +37,9 @@ const MOST: usize = 20;
 static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[tidegate ([^\[\]\r\n]{1,200})\]").expect("a pattern"));
 /// Comments of a template, fenced and quoted text, and code: there directives are only talked about.
 #[allow(clippy::expect_used)] // constant
-static TALK: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?s)<!--.*?(-->|\z)|```.*?(```|\z)|~~~.*?(~~~|\z)|`[^`\n]*`|(?m:^[ \t]*>.*$)").expect("a pattern"));
+static TALK: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?s)<!--.*?(-->|\z)|```.*?(```|\z)|~~~.*?(~~~|\z)|(?i:<blockquote.*?(</blockquote>|\z))|(?i:<pre.*?(</pre>|\z))|(?i:<code.*?(</code>|\z))|`[^`\n]*`|(?m:^[ \t]*>.*$)").expect("a pattern")
+});
 
 /// Every directive of a text, in its order.
 pub fn parse(text: &str) -> Vec<Directive> {
@@ -68,9 +69,17 @@ mod tests {
         let text = "Fix it [tidegate skip]\n\n> [tidegate preview=off]\n`[tidegate preview=on]`\n<!-- [tidegate skip] -->\n```\n[tidegate skip]\n```\n[tidegate set mode = fast ] [tidegate skp]";
         let meant = [Directive::Skip, Directive::Set("mode".into(), "fast".into()), Directive::Unknown("skp".into())];
         assert_eq!(parse(text), meant);
-        for none in
-            ["", "[tidegate]", "[ tidegate skip]", "[tidegate \nskip]", "tidegate skip", "<!-- [tidegate skip]", "~~~\n[tidegate skip]"]
-        {
+        for none in [
+            "",
+            "[tidegate]",
+            "[ tidegate skip]",
+            "[tidegate \nskip]",
+            "tidegate skip",
+            "<!-- [tidegate skip]",
+            "<BLOCKQUOTE>[tidegate skip]</BLOCKQUOTE>",
+            "<pre>[tidegate skip]",
+            "~~~\n[tidegate skip]",
+        ] {
             assert_eq!(parse(none), [], "{none}");
         }
     }

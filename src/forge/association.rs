@@ -16,12 +16,12 @@ impl GitHub {
     /// Of the author of the pull request that brought the commit, or of who pushed it.
     pub async fn association(&self, event: &Event) -> Result<Vec<Association>> {
         let Some(sha) = &event.sha else { return Ok(Vec::new()) };
-        let answer = self.expect(Method::GET, &format!("/commits/{sha}/pulls?per_page=100"), None, "pull-requests: read").await?;
-        let merged = |pull: &&Value| pull.get("merged_at").is_some_and(|at| !at.is_null());
-        if let Some(pull) = answer.body.as_array().into_iter().flatten().find(merged) {
-            return Ok(of_name(pull.get("author_association").and_then(Value::as_str).unwrap_or_default()));
+        let brought = is_of_pull_request(event.more.text.as_deref().unwrap_or_default());
+        let tries = if brought { 3 } else { 1 };
+        if let Some(pull) = self.pull_request_of(sha, event.branch.as_deref(), tries).await? {
+            return Ok(of_name(&pull.association));
         }
-        let Some(login) = &event.actor else { return Ok(Vec::new()) };
+        let Some(login) = event.actor.as_ref().filter(|_| !brought) else { return Ok(Vec::new()) };
         let answer = self.call(Method::GET, &format!("/collaborators/{}/permission", super::github::encode(login)), None).await?;
         Ok(match answer.text("/permission").as_deref() {
             Some("admin") => vec![Association::Owner, Association::Member, Association::Collaborator],
@@ -29,6 +29,14 @@ impl GitHub {
             _less => Vec::new(),
         })
     }
+}
+
+/// Whether a message says that a pull request brought the commit: GitHub's index may not know that yet.
+fn is_of_pull_request(message: &str) -> bool {
+    let subject = message.lines().next().unwrap_or_default();
+    let number = |text: &str| text.chars().next().is_some_and(|c| c.is_ascii_digit());
+    let squashed = subject.rsplit_once("(#").is_some_and(|(_, rest)| number(rest) && rest.ends_with(')'));
+    squashed || subject.strip_prefix("Merge pull request #").is_some_and(number)
 }
 
 impl GitLab {

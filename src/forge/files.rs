@@ -60,6 +60,18 @@ impl Forge {
     }
 }
 
+impl Forge {
+    /// The text of a file of this repository, on a branch; nothing where there is no forge to ask.
+    pub async fn file(&self, path: &str, branch: &str) -> Result<Option<String>> {
+        let own = match self {
+            Self::GitHub(github) => Elsewhere::GitHub(github.clone()),
+            Self::GitLab(gitlab) => Elsewhere::GitLab(gitlab.clone()),
+            Self::Absent { .. } => return Ok(None),
+        };
+        own.file(path, branch).await.map(Some)
+    }
+}
+
 fn no_token(repository: &str) -> Error {
     Error::new(Reason::AuthMissing, format!("there is no token for {repository}")).hint("name one: `token: {env: MANIFEST_TOKEN}`")
 }

@@ -93,6 +93,8 @@ impl Answer {
 pub struct PullRequest {
     /// Its number.
     pub number: u64,
+    /// How its author belongs to the repository, as GitHub says it.
+    pub association: String,
 }
 
 impl GitHub {
@@ -316,8 +318,9 @@ impl GitHub {
             };
             let exact = |pull: &&Value| pull.pointer("/merge_commit_sha").and_then(Value::as_str) == Some(sha);
             let found = pulls.iter().filter(fits).find(exact).or_else(|| pulls.iter().find(fits));
-            if let Some(number) = found.and_then(|pull| pull.pointer("/number")).and_then(Value::as_u64) {
-                return Ok(Some(PullRequest { number }));
+            if let Some((number, pull)) = found.and_then(|pull| Some((pull.pointer("/number")?.as_u64()?, pull))) {
+                let association = pull.pointer("/author_association").and_then(Value::as_str).unwrap_or_default().to_owned();
+                return Ok(Some(PullRequest { number, association }));
             }
             if attempt + 1 < tries {
                 self.clock.sleep(Duration::from_secs(2 + 3 * attempt)).await;

@@ -1,4 +1,4 @@
-//! Directives count when who wrote them may give them: `trust.directives`, and `trust.bots`.
+//! Directives count when who wrote them may give them: `trust.directives`.
 
 use crate::config::{Association, Config};
 use crate::error::Result;
@@ -36,9 +36,14 @@ pub async fn told(event: &Event, config: &Config, forge: &Forge) -> Result<Told>
     if let Some(told) = told {
         return Ok(told);
     }
-    let who = match &event.more.association {
-        Some(association) => of_name(association),
-        None => forge.association(event).await?,
+    let who = match (&event.more.association, forge) {
+        (Some(association), _) => of_name(association),
+        (None, Forge::Absent { why }) => {
+            let first = said.first().map(ToString::to_string).unwrap_or_default();
+            let left = vec![format!("{first} is not taken: nobody can be asked who its author is, as there is {why}")];
+            return Ok(Told { left, ..Told::default() });
+        }
+        (None, Forge::GitHub(_) | Forge::GitLab(_)) => forge.association(event).await?,
     };
     Ok(judge(said, config, &who))
 }
@@ -48,9 +53,8 @@ fn said(event: &Event, config: &Config) -> Option<(Vec<Directive>, Option<Told>)
     let about = matches!(event.kind, Kind::PushBranch | Kind::PullRequest | Kind::MergeRequest);
     let said = parse(event.more.text.as_deref().filter(|_| about)?);
     let first = said.first()?;
-    let author = event.more.author.as_deref().or(event.actor.as_deref());
-    if author.is_some_and(|author| config.trust.is_trusted_bot(author)) {
-        let known = known(said.clone());
+    if said.iter().all(|one| matches!(one, Directive::Unknown(_))) {
+        let known = known(said.clone()); // a slip is told whoever made it
         return Some((said, Some(known)));
     }
     if config.trust.directives.is_empty() {

@@ -1,7 +1,7 @@
 //! One recipe per event, in the order of a version's life; then the parts that recipes are made of. Pure.
 
 use super::{Action, BackMergeWork, Build, DrainWork, Plan, PlannedGate, PlannedImage, ReleaseWork, Step, Work};
-use crate::config::{self, Config, Dockerfile, Environment, Gate, Loaded, Promote, Target, template::Values};
+use crate::config::{self, Config, Dockerfile, Environment, Loaded, Promote, Target, template::Values};
 use crate::context::{Decision, Outcome, Sweep};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
@@ -176,15 +176,7 @@ impl Builder<'_> {
 
     /// What the registry's scan found is asked as soon as the image is there; what ran here before is not asked again.
     fn scans(&mut self) -> Result<()> {
-        let scans: Vec<config::Scan> = self
-            .rules
-            .gates
-            .iter()
-            .filter_map(|gate| match gate {
-                Gate::Scan(scan) => Some(scan.clone()),
-                Gate::Drain(_) => None,
-            })
-            .collect();
+        let scans = self.rules.scans();
         if self.plan.is_back || scans.is_empty() || self.lifts(gates::Gate::Scan) {
             return Ok(());
         }
@@ -330,15 +322,7 @@ impl Builder<'_> {
     }
 
     fn gates(&mut self) -> Result<()> {
-        let drains: Vec<config::Drain> = self
-            .rules
-            .gates
-            .iter()
-            .filter_map(|gate| match gate {
-                Gate::Drain(drain) => Some(drain.clone()),
-                Gate::Scan(_) => None,
-            })
-            .collect();
+        let drains = self.rules.drains();
         if !drains.is_empty() && self.lifts(gates::Gate::Drain) {
             return Ok(());
         }

@@ -4,6 +4,7 @@
 use super::recipes::Builder;
 use super::{MigrateRun, MigrateWork, Rollback, TargetRollback, TriggerWork, Work};
 use crate::config::{self, Kubernetes, KubernetesJob, Migrate, MigrateWhen, Runner, Target, TextOrSecret, template};
+use crate::context::Outcome;
 use crate::error::{Error, Reason, Result};
 use crate::targets::kubernetes::{self, Workload, is_dns_label};
 use crate::targets::{self, System};
@@ -81,12 +82,10 @@ impl Builder<'_> {
 
     /// What each target of a closed pull request's preview has of it.
     pub(super) fn removals(&mut self) -> Result<()> {
-        for (index, target) in self.rules.deploy.iter().enumerate() {
+        for (index, target) in self.rules.deploy.iter().enumerate().filter(|(_, target)| target.is_removable()) {
             let Some((work, place)) = self.target(index, target)? else { continue };
-            if targets::is_removable(&work.system) {
-                let id = self.step_id("remove", work.system.name());
-                self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
-            }
+            let id = self.step_id("remove", work.system.name());
+            self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
         }
         Ok(())
     }
@@ -94,9 +93,8 @@ impl Builder<'_> {
     /// The targets that have something of their own of a preview, each with its place among all.
     pub(super) fn removable(&self) -> Result<Vec<(usize, targets::Work)>> {
         let mut found = Vec::new();
-        for (index, target) in self.rules.deploy.iter().enumerate() {
-            let work = self.target(index, target)?.map(|(work, _)| work);
-            found.extend(work.filter(|work| targets::is_removable(&work.system)).map(|work| (index, work)));
+        for (index, target) in self.rules.deploy.iter().enumerate().filter(|(_, target)| target.is_removable()) {
+            found.extend(self.target(index, target)?.map(|(work, _)| (index, work)));
         }
         Ok(found)
     }
@@ -171,8 +169,10 @@ impl Builder<'_> {
                 (System::Awx(awx.clone()), config::Rollback::Never, None, every_text(awx.as_ref()), place)
             }
             Target::Command(command) => {
-                let texts = every_text(command.as_ref());
-                (System::Command(command.clone()), config::Rollback::Auto, None, texts, self.shown(&command.run))
+                let command =
+                    if self.removes() { Box::new(command.removal(|text| self.values.fill(text).is_ok())) } else { command.clone() };
+                let (texts, shown) = (every_text(command.as_ref()), self.shown(&command.run));
+                (System::Command(command), config::Rollback::Auto, None, texts, shown)
             }
             Target::Webhook(webhook) => {
                 let texts = every_text(webhook.as_ref());
@@ -212,6 +212,10 @@ impl Builder<'_> {
         Ok(Some((targets::Work { system, rollback, image, values, aws: self.aws() }, place)))
     }
 
+    fn removes(&self) -> bool {
+        self.decision.outcome == Outcome::Remove
+    }
+
     /// Whether anything of this environment runs anywhere.
     pub(super) fn has_targets(&self) -> bool {
         self.rules.deploy.iter().any(|target| self.is_wanted(target))
@@ -235,7 +239,11 @@ impl Builder<'_> {
     }
 
     /// A placeholder without a value is known before anything is built. Images get theirs later.
+    /// What is over has no version: what only a delivery needs is not asked for.
     fn check_filled(&self, texts: &[String]) -> Result<()> {
+        if self.removes() {
+            return Ok(());
+        }
         let later = |name: &String| name.starts_with("image.") || name.starts_with("digest.");
         for name in texts.iter().flat_map(|text| template::names(text)).filter(|name| !later(name)) {
             self.fill("deploy", &format!("{{{name}}}"))?;
@@ -287,6 +295,11 @@ impl Builder<'_> {
         let namespace = self.fill("deploy", text)?;
         if is_dns_label(&namespace) {
             return Ok(namespace);
+        }
+        // A preview is named after a branch, which may be longer: cut, with a hash. Other names are mistakes.
+        let cut = crate::version::slug(&namespace, 63);
+        if self.plan.is_preview && is_dns_label(&cut) {
+            return Ok(cut);
         }
         let path = format!("environments.{}.{path}.namespace", self.name);
         let message = format!("{namespace:?} cannot be a namespace");

@@ -72,6 +72,8 @@ pub struct Forge {
     pub associations: BTreeMap<u64, String>,
     /// What people may do, by login.
     pub permissions: BTreeMap<String, String>,
+    /// Files on every branch, by path.
+    pub files: BTreeMap<String, String>,
     /// A pull request that is opened again after it was asked about so often.
     pub reopens: Option<(u64, u32)>,
     /// Pull requests about which it says nothing.
@@ -112,6 +114,7 @@ impl Default for Forge {
             time: TIME.into(),
             associations: BTreeMap::new(),
             permissions: BTreeMap::new(),
+            files: BTreeMap::new(),
             reopens: None,
             silent_about: Vec::new(),
             deleted: Vec::new(),

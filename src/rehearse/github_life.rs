@@ -4,6 +4,8 @@ use super::github::{Forge, not_found, shape};
 use super::sandbox::{Asked, json_answer};
 use crate::checkout::{Ancestry, Checkout};
 use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 impl Forge {
@@ -90,6 +92,10 @@ pub fn answer(forge: &mut Forge, asked: &Asked, (method, parts): (&str, &[&str])
         }
         ("GET", ["collaborators", login, "permission"]) => match forge.permissions.get(*login) {
             Some(permission) => json_answer(200, &json!({"permission": permission, "role_name": permission, "user": null})),
+            None => not_found(),
+        },
+        ("GET", ["contents", path @ ..]) => match forge.files.get(&path.join("/")) {
+            Some(text) => json_answer(200, &json!({"type": "file", "encoding": "base64", "content": STANDARD.encode(text)})),
             None => not_found(),
         },
         ("GET", ["environments", name]) => match forge.environment(name) {

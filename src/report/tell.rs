@@ -17,7 +17,14 @@ use std::time::Duration;
 
 /// How long telling may take in all; a cancelled run has only seconds.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// The same for what is done under the lease.
+const PATIENCE_CLOSING: Duration = Duration::from_secs(60);
 const PATIENCE_CANCELLED: Duration = Duration::from_secs(2);
+
+/// Whether a preview was removed, or there was nothing of it.
+fn is_over(report: &Report) -> bool {
+    report.outcome == Outcome::Remove && matches!(report.reason, Reason::Removed | Reason::PreviewKept)
+}
 
 /// The telling of one run.
 pub struct Teller<'a> {
@@ -67,24 +74,42 @@ impl<'a> Teller<'a> {
     }
 
     async fn finish(&self, report: &Report) {
-        let removed = report.outcome == Outcome::Remove && matches!(report.reason, Reason::Removed | Reason::PreviewKept);
         match self.forge {
-            Forge::GitHub(github) if removed => {
-                self.close_records(github, report).await;
-                // A run that found all done has held no lease.
-                if report.steps.iter().any(|step| step.id == "lock" && step.outcome == StepOutcome::Done) {
-                    self.delete_environment(github, &report.place).await;
-                }
-            }
-            Forge::GitLab(gitlab) if removed => self.close_environment(gitlab, &report.place).await,
-            Forge::GitLab(gitlab) => self.commit_status(gitlab, report).await,
-            Forge::GitHub(_) => {}
+            Forge::GitLab(gitlab) if !is_over(report) => self.commit_status(gitlab, report).await,
+            Forge::GitHub(_) | Forge::GitLab(_) => {}
             Forge::Absent { why } => {
                 self.world.console.dim(&format!("  no comment and no deployment record are written: {why}"));
                 return;
             }
         }
         self.comment(report).await;
+    }
+
+    /// Closes what the forge shows of a preview that is over; under its lease, as the next delivery must not be closed with it.
+    pub async fn close(&self, report: &Report) {
+        if !is_over(report) {
+            return;
+        }
+        let closed = async {
+            match self.forge {
+                Forge::GitHub(github) => {
+                    self.close_records(github, report).await;
+                    // A run that found all done has held no lease.
+                    if report.steps.iter().any(|step| step.id == "lock" && step.outcome == StepOutcome::Done) {
+                        self.delete_environment(github, &report.place).await;
+                    }
+                }
+                Forge::GitLab(gitlab) => self.close_environment(gitlab, &report.place).await,
+                Forge::Absent { .. } => {}
+            }
+        };
+        let told = tokio::select! {
+            told = tokio::time::timeout(PATIENCE_CLOSING, closed) => told.is_ok(),
+            () = self.world.cancelled_for(PATIENCE_CANCELLED) => false,
+        };
+        if !told {
+            self.world.console.warning("the forge was too slow to be told that the preview is over");
+        }
     }
 
     /// GitLab's environment of a preview. The one that the stop job belongs to is stopped by GitLab when the job ends.

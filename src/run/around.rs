@@ -98,14 +98,15 @@ impl Runner<'_> {
 
     /// What runs here now, and what ran before, keep a tag of their own. Everything runs already: a registry that refuses is
     /// said, and changes no verdict.
-    pub(super) async fn keep(&self) -> Result<Answer> {
+    /// `number` is that of the lease under which it was delivered.
+    pub(super) async fn keep(&self, number: u64) -> Result<Answer> {
         let plan = &self.prepared.plan;
         let tag = kept_tag(plan.environment.as_deref().unwrap_or_default());
         let mut said = Vec::new();
         for image in &plan.images {
             let ready = self.made(&image.name)?;
             let prefix = if plan.images.len() == 1 { String::new() } else { format!("{}: ", image.name) };
-            match self.keep_image(&ready, &tag).await {
+            match self.keep_image(&ready, (&tag, number)).await {
                 Ok(tag) => said.push(format!("{prefix}{tag}")),
                 Err(error) => {
                     self.world.console.warning(&format!(
@@ -120,7 +121,7 @@ impl Runner<'_> {
     }
 
     /// Where tags cannot be moved, each delivery has one with its number.
-    async fn keep_image(&self, ready: &Ready, tag: &str) -> Result<String> {
+    async fn keep_image(&self, ready: &Ready, (tag, number): (&str, u64)) -> Result<String> {
         let Ready { registry, manifest, .. } = ready;
         let before = registry.manifest(tag).await?;
         if before.as_ref().is_some_and(|before| before.digest == manifest.digest) {
@@ -135,7 +136,7 @@ impl Runner<'_> {
         match registry.tag(manifest, tag).await {
             Ok(()) => Ok(format!("{tag} → {}", self.prepared.plan.version.as_deref().unwrap_or_default())),
             Err(error) if error.reason == Reason::VersionConflict => {
-                let numbered = format!("{tag}-{}", self.ledger.fence()?.number);
+                let numbered = format!("{tag}-{number}");
                 registry.tag(manifest, &numbered).await.map(|()| format!("{numbered} (tags cannot be moved here)"))
             }
             Err(error) => Err(error),

@@ -17,7 +17,12 @@ pub(super) fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
                 return;
             }
             (report.verdict, report.reason) = (Verdict::Skipped, Reason::PreviewKept);
-            let rest = if plan.has_targets { "its workloads were not made by tidegate and keep running" } else { "nothing of it ran" };
+            let removes = plan.steps.iter().any(|step| matches!(step.work, Work::Remove(_)));
+            let rest = match (plan.has_targets, removes) {
+                (true, false) => "what runs for it was not made by tidegate, or cannot be removed by it (docs: previews), and goes on",
+                (true, true) => "nothing of ours is left of it",
+                (false, _) => "nothing of it ran",
+            };
             report.sentence = format!("{} is closed; {rest}", plan.display_environment);
         }
         Ok(()) => {

@@ -28,7 +28,9 @@ impl Runner<'_> {
         let history = self.prepared.store.history(&self.prepared.key).await?;
         self.ledger.saw(&history).await;
         if plan.outcome == Outcome::Remove && !matches!(self.prepared.request, Request::Sweep(_)) {
-            let closed = !history.iter().any(super::ledger::is_open);
+            // Where no record tells, the targets are asked for what may be left.
+            let removes = plan.steps.iter().any(|step| matches!(step.work, Work::Remove(_)));
+            let closed = !super::ledger::may_be_there(&history) && (!history.is_empty() || !removes);
             if closed {
                 self.ledger.clear().await?;
                 report.steps.push(done_before("remove", "nothing of it is open"));
@@ -46,8 +48,22 @@ impl Runner<'_> {
             self.ledger.clear().await?;
             self.ledger.mend_copy(newest).await;
             for step in &plan.steps {
-                if let Work::BackMerge(work) = &step.work {
-                    self.back_merge(work).await?; // it is opened once, and may have been refused before
+                match &step.work {
+                    Work::BackMerge(work) => drop(self.back_merge(work).await?), // opened once, and may have been refused before
+                    Work::Keep => drop(self.keep(newest.fence).await?),
+                    Work::Lock
+                    | Work::Tags(_)
+                    | Work::Record
+                    | Work::Image(_)
+                    | Work::After(_)
+                    | Work::Scan(_)
+                    | Work::Release(_)
+                    | Work::Drain(_)
+                    | Work::Migrate(_)
+                    | Work::Target(_)
+                    | Work::Trigger(_)
+                    | Work::Remove(_)
+                    | Work::RemovePreview => {}
                 }
             }
             return Ok(true);
@@ -135,7 +151,10 @@ impl Runner<'_> {
         for (index, planned) in self.prepared.plan.images.iter().enumerate() {
             let Some(recorded) = newest.images.iter().find(|image| image.name == planned.name) else { return Ok(false) };
             let Some(ready) = image::known(&self.job(index)?, &recorded.digest).await? else { return Ok(false) };
-            images.insert(planned.name.clone(), ready.pushed);
+            images.insert(planned.name.clone(), ready.pushed.clone());
+            if let Ok(mut known) = self.images.lock() {
+                known.insert(planned.name.clone(), ready);
+            }
         }
         let mut reported = Vec::new();
         let fence = Fence { place: String::new(), number: 0 }; // nothing is changed under it

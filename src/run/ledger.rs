@@ -219,6 +219,7 @@ impl<'a> Ledger<'a> {
             commit: plan.commit.clone(),
             plan: plan.hash.clone(),
             images,
+            repository: self.prepared.forge.repository().map(str::to_owned),
             who: who.who,
             run: who.run,
             begun: jiff::Timestamp::now().to_string(),
@@ -345,7 +346,14 @@ impl<'a> Ledger<'a> {
     /// A closed pull request has nothing that runs any more.
     pub async fn close(&self, why: &str) -> Result<()> {
         let Prepared { store, key, .. } = self.prepared;
-        for record in self.history.lock().await.iter_mut().filter(|record| is_open(record)) {
+        for (index, record) in self.history.lock().await.iter_mut().enumerate() {
+            let newest = index == 0; // also one that failed: something of it may have been made, and is gone now
+            if is_removed(record) {
+                break;
+            }
+            if !newest && !is_open(record) {
+                continue;
+            }
             store.end(key, record, Verdict::Removed, why).await?;
         }
         Ok(())
@@ -485,4 +493,14 @@ async fn in_time<T>(telling: impl Future<Output = Result<T>>) -> Result<T> {
 /// A record whose version still counts as there.
 pub fn is_open(record: &Record) -> bool {
     record.ended.as_ref().is_none_or(|ended| ended.verdict == Verdict::Deployed)
+}
+
+/// A record after which nothing of a preview is left.
+pub fn is_removed(record: &Record) -> bool {
+    record.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Removed)
+}
+
+/// Whether something of a preview may be there: also of one whose every delivery failed.
+pub fn may_be_there(history: &[Record]) -> bool {
+    history.first().is_some_and(|newest| !is_removed(newest))
 }

@@ -73,6 +73,7 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
         let outcome = runner.carry_out(&mut report).await;
         conclude(&mut report, plan, outcome);
         note_url(&mut report, plan);
+        Teller::new(world, &prepared.forge, &prepared.event, &rules.project, rules.comment.mode).close(&report).await;
         ledger.end(report.verdict, (&report.headline(), report.urls.get("environment"))).await;
         report.deployment_id = ledger.deployment().await.or(report.deployment_id);
         finished.cancel();
@@ -254,7 +255,10 @@ impl Runner<'_> {
             Work::After(work) => self.after(work).await,
             Work::Release(work) => self.release(work).await,
             Work::BackMerge(work) => self.back_merge(work).await,
-            Work::Keep => self.keep().await,
+            Work::Keep => match self.ledger.fence() {
+                Ok(fence) => self.keep(fence.number).await,
+                Err(error) => Err(error),
+            },
             Work::Scan(work) => self.scan(work).await,
             Work::Drain(work) => self.drain(&step.id, work).await,
             Work::Migrate(work) => self.migrate(&step.id, work).await,

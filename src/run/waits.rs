@@ -126,6 +126,11 @@ impl Runner<'_> {
     pub(super) async fn last_looks(&self) -> Result<()> {
         self.recheck().await?;
         self.quarantine().await?;
+        for step in &self.prepared.plan.steps {
+            if let Work::After(after) = &step.work {
+                self.after(after).await?; // it may have been taken back there while this run waited
+            }
+        }
         self.not_frozen()
     }
 

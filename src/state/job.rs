@@ -72,6 +72,19 @@ impl Job {
             .hint("write `resource_group: ` with this very name into the job, or take TIDEGATE_RESOURCE_GROUP out of its variables"))
     }
 
+    /// Why a merge request's preview must not be touched now: a job in its own resource group, which is named as the component
+    /// names it, beside ours. What GitLab does not tell holds nothing back.
+    pub async fn busy(&self, number: u64) -> Option<String> {
+        let (base, _) = self.resource_group.as_deref()?.rsplit_once('/')?;
+        let group = format!("{base}/mr-{number}");
+        match self.gitlab.holder_of(&group).await {
+            Ok(Holder::Job(job)) if self.gitlab.job().is_some_and(|own| own.id == job) => None,
+            Ok(Holder::Job(job)) => Some(format!("job {job} is at work on it (resource group {group}): its preview stays for now")),
+            Ok(Holder::Nobody | Holder::Untold | Holder::NoGroup) => None,
+            Err(error) => Some(format!("whether a job is at work on it cannot be said ({}): its preview stays for now", error.sentence)),
+        }
+    }
+
     /// What is in a folder.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         if let Some(package) = Package::of(folder) {

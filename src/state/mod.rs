@@ -171,6 +171,7 @@ impl Store {
     pub fn of(world: &World, config: &Config, folder: &Path, forge: &Forge) -> Result<Self> {
         let rule = Rule::parse(&config.state).map_err(|(sentence, hint)| Error::new(Reason::ConfigInvalid, sentence).hint(hint))?;
         let in_ci = is_ci(&world.vars);
+        let rule = if world.rehearsal { Rule::Forge } else { rule }; // the pretend one: a rehearsal leaves nothing behind
         Ok(match rule {
             Rule::Forge => Self::on_forge(world, forge),
             Rule::Auto if in_ci || matches!(forge, Forge::GitHub(_) | Forge::GitLab(_)) => Self::on_forge(world, forge),
@@ -344,6 +345,22 @@ impl Store {
     pub fn declared(&self) -> Option<&str> {
         match &self.backend {
             Backend::Job(job) => job.environment(),
+            Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => None,
+        }
+    }
+
+    /// Why there is no store at all.
+    pub fn absent(&self) -> Option<String> {
+        match &self.backend {
+            Backend::Absent(error) => Some(error.sentence.clone()),
+            Backend::Forge(_) | Backend::Job(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) => None,
+        }
+    }
+
+    /// Why a merge request's preview must not be touched now: where leases are resource groups, a job of its own may be at work.
+    pub async fn busy(&self, number: u64) -> Option<String> {
+        match &self.backend {
+            Backend::Job(job) => job.busy(number).await,
             Backend::Forge(_) | Backend::S3(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => None,
         }
     }

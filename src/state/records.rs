@@ -39,6 +39,9 @@ pub struct Record {
     pub plan: String,
     /// The images.
     pub images: Vec<RecordedImage>,
+    /// The repository, as the forge spells it: projects of the same name may share a store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
     /// Who caused it.
     pub who: String,
     /// The CI run.
@@ -406,6 +409,7 @@ mod tests {
             commit: None,
             plan: String::new(),
             images: Vec::new(),
+            repository: None,
             who: String::new(),
             run: None,
             begun: String::new(),

@@ -77,6 +77,9 @@ pub async fn ensure(job: &Job<'_>) -> Result<Ready> {
     }
     ensure_repository(job, &store).await?;
     let recipe = Recipe::of(job)?;
+    for glob in &recipe.idle {
+        job.world.console.warning(&format!("images.{}.paths: {glob:?} names no file of {}", job.image.name, build.version));
+    }
     if recipe.of == Of::Unknown {
         let commit = build.commit.as_deref().map_or_else(|| "the commit".into(), short);
         job.world.console.line(&format!("  {}: git does not have {commit} here, so `paths` says nothing", job.image.name));
@@ -133,6 +136,10 @@ async fn unchanged(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Opti
 /// Lets later commits find it by what it was made from. What a pull request built is for that pull request alone.
 async fn remember(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest) {
     let Some(tag) = recipe.tag().filter(|_| job.image.build.is_trusted) else { return };
+    if !job.world.rehearsal && !Checkout::at(job.folder).is_clean(&job.image.build.image.context) {
+        let what = "files here are changed or not committed, so later versions do not take it for theirs";
+        return job.world.console.line(&format!("  {}: no tag {tag}: {what}", job.image.name));
+    }
     match store.tag(manifest, &tag).await {
         Err(error) if error.reason != Reason::VersionConflict => job.world.console.warning(&format!(
             "{}: the tag {tag} cannot be written, so the next version is built again although nothing may have changed: {}",
@@ -180,6 +187,8 @@ async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifes
         // By hand a version is taken as it is, but not when its tag stands for another commit by now.
         (Action::Reuse, Some(there), Some(wanted)) if there == wanted => {}
         (Action::Reuse, None, _) | (Action::Reuse, _, None) => {}
+        // It may be older than its version, and tidegate.yml may have changed since.
+        (Action::Reuse, Some(_), Some(_)) if !job.image.build.image.paths.is_empty() => {}
         (Action::Reuse | Action::Build | Action::Promote, _, _) => same_recipe(job, recipe, manifest, &about)?,
     }
     let pushed = pushed(job, store, manifest, &about);
@@ -271,6 +280,11 @@ async fn make(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Ready> {
             version = build.version
         );
         return Err(Error::new(Reason::InputVersion, sentence).hint("name a release tag, an image tag or a whole commit id"));
+    }
+    if recipe.of == Of::Nothing {
+        let sentence =
+            format!("`paths` of the image {} names no file of {}: {}", job.image.name, build.version, build.image.paths.join(", "));
+        return Err(Error::new(Reason::ConfigInvalid, sentence).hint("globs are relative to the root of the repository, as \"ui/**\""));
     }
     if !job.world.rehearsal {
         check_checkout(job)?;

@@ -18,6 +18,8 @@ pub struct Recipe {
     pub hash: String,
     /// What it is the identity of.
     pub of: Of,
+    /// Globs of `paths` that name no file of the commit.
+    pub idle: Vec<String>,
 }
 
 /// What a recipe is the identity of.
@@ -27,6 +29,8 @@ pub enum Of {
     Commit,
     /// The files that `paths` names: a commit that changes none of them is the same image.
     Files,
+    /// No file: what `paths` says is a mistake, or was said for other commits than this one.
+    Nothing,
     /// The files would count, and git does not have the commit here: what its version stands for is taken as it is.
     Unknown,
 }
@@ -46,17 +50,19 @@ impl Recipe {
             "target": build.image.target,
             "platforms": build.image.platforms,
         });
+        let mut idle = Vec::new();
         let of = match files(job, &dockerfile)? {
             _any if build.image.paths.is_empty() => Of::Commit,
-            Some(hash) => {
+            Some(found) => {
                 crate::targets::set(&mut identity, &["commit"], serde_json::Value::Null);
-                crate::targets::set(&mut identity, &["files"], hash.into());
-                Of::Files
+                crate::targets::set(&mut identity, &["files"], found.hash.into());
+                idle = found.idle;
+                if found.is_empty { Of::Nothing } else { Of::Files }
             }
             None => Of::Unknown,
         };
         let hash = hex(&Sha256::digest(identity.to_string().as_bytes())).chars().take(32).collect();
-        Ok(Self { dockerfile, context, hash, of })
+        Ok(Self { dockerfile, context, hash, of, idle })
     }
 
     /// The tag under which the image that was made from these files is found again.
@@ -68,8 +74,15 @@ impl Recipe {
 /// What tags of recipes begin with.
 pub const TAG: &str = "recipe-";
 
+/// The files that `paths` names in a commit.
+struct Files {
+    hash: String,
+    is_empty: bool,
+    idle: Vec<String>,
+}
+
 /// A hash of the files that `paths` names in the commit that is built; nothing when git does not have it here.
-fn files(job: &Job<'_>, dockerfile: &str) -> Result<Option<String>> {
+fn files(job: &Job<'_>, dockerfile: &str) -> Result<Option<Files>> {
     let build = &job.image.build;
     if build.image.paths.is_empty() {
         return Ok(None);
@@ -78,23 +91,25 @@ fn files(job: &Job<'_>, dockerfile: &str) -> Result<Option<String>> {
     // Of a pull request either its test merge is checked out, or its head.
     let listed = [&build.checked_out, &build.commit].into_iter().flatten().find_map(|commit| checkout.files(commit));
     let Some((files, prefix)) = listed.zip(checkout.prefix()) else { return Ok(None) };
-    let always: Vec<String> =
-        [dockerfile, ".dockerignore"].iter().map(|file| plain(&Path::new(&prefix).join(&build.image.context).join(file))).collect();
+    let own = format!("{dockerfile}.dockerignore"); // it goes before the other one
+    let always = [dockerfile, ".dockerignore", own.as_str()].map(|file| plain(&Path::new(&prefix).join(&build.image.context).join(file)));
     let globs = Globs::of(&build.image.paths)?;
     let mut hasher = Sha256::new();
-    let mut count = 0_usize;
-    for (entry, path) in files {
-        let named = globs.take(&path);
-        if named || always.contains(&path) {
+    let mut is_empty = true;
+    for (entry, path) in &files {
+        let named = globs.take(path) || (is_submodule(entry) && globs.take(&format!("{path}/inside")));
+        if named || always.contains(path) {
             hasher.update(format!("{entry} {path}\0"));
         }
-        count += usize::from(named);
+        is_empty &= !named;
     }
-    if count == 0 {
-        let sentence = format!("`paths` of the image {} names no file of {}", job.image.name, build.version);
-        return Err(Error::new(Reason::ConfigInvalid, sentence).hint("globs are relative to the root of the repository, as \"ui/**\""));
-    }
-    Ok(Some(hex(&hasher.finalize())))
+    let idle = globs.idle(&build.image.paths, files.iter().map(|(_, path)| path.as_str()));
+    Ok(Some(Files { hash: hex(&hasher.finalize()), is_empty, idle }))
+}
+
+/// A submodule is one entry, its commit; globs name what is inside.
+fn is_submodule(entry: &str) -> bool {
+    entry.starts_with("160000 ")
 }
 
 /// Without `.` and `..`.
@@ -122,6 +137,13 @@ impl Globs {
             Ok((takes, built.compile_matcher()))
         };
         texts.iter().map(glob).collect::<Result<_>>().map(Self)
+    }
+
+    /// Those that name nothing.
+    fn idle<'a>(&self, texts: &[String], paths: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+        let fits = |glob: &GlobMatcher| paths.clone().any(|path| glob.is_match(path) || glob.is_match(format!("{path}/inside")));
+        let pairs = texts.iter().zip(&self.0);
+        pairs.filter(|(_, (takes, glob))| *takes && !fits(glob)).map(|(text, _)| text.clone()).collect()
     }
 
     fn take(&self, path: &str) -> bool {

@@ -34,6 +34,15 @@ pub struct Limits {
     pub max: Option<u32>,
 }
 
+/// The pull request that this run is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Coming {
+    /// Its number.
+    pub number: u64,
+    /// Whether it gets a preview now, rather than loses one.
+    pub makes: bool,
+}
+
 /// What becomes of a preview, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -45,10 +54,11 @@ pub enum Fate {
 
 /// Judges the previews of one environment. `coming`: the pull request that is about to be delivered; it counts as the
 /// youngest, and stays.
-pub fn judge(previews: &[Preview], limits: Limits, now: Timestamp, coming: Option<u64>) -> Vec<Fate> {
+pub fn judge(previews: &[Preview], limits: Limits, now: Timestamp, coming: Option<Coming>) -> Vec<Fate> {
+    let (makes, coming) = (coming.is_some_and(|coming| coming.makes), coming.map(|coming| coming.number));
     let mut fates: Vec<Fate> = previews.iter().map(|preview| alone(preview, limits.ttl, now, coming)).collect();
     let Some(max) = limits.max.and_then(|max| usize::try_from(max).ok()) else { return fates };
-    let is_new = coming.is_some_and(|number| previews.iter().all(|preview| preview.number != number));
+    let is_new = makes && coming.is_some_and(|number| previews.iter().all(|preview| preview.number != number));
     let living = fates.iter().filter(|fate| matches!(fate, Fate::Keep(_))).count() + usize::from(is_new);
     let mut surplus = living.saturating_sub(max);
     let mut by_age: Vec<(usize, &Preview)> = previews.iter().enumerate().collect();
@@ -116,6 +126,10 @@ mod tests {
     }
 
     fn gone(previews: &[Preview], limits: Limits, coming: Option<u64>) -> Vec<u64> {
+        gone_as(previews, limits, coming.map(|number| Coming { number, makes: true }))
+    }
+
+    fn gone_as(previews: &[Preview], limits: Limits, coming: Option<Coming>) -> Vec<u64> {
         let fates = judge(previews, limits, Timestamp::from_second(1_000 * DAY).unwrap(), coming);
         let pairs = previews.iter().zip(fates);
         pairs.filter(|(_, fate)| matches!(fate, Fate::Remove(..))).map(|(preview, _)| preview.number).collect()
@@ -157,6 +171,7 @@ mod tests {
         assert_eq!(gone(&all, limits(3), Some(9)), [2, 3]);
         assert_eq!(gone(&all, limits(3), Some(2)), [3]);
         assert_eq!(gone(&all, limits(2), Some(2)), [3, 4], "the oldest that is not the one that is coming");
+        assert_eq!(gone_as(&all, limits(3), Some(Coming { number: 9, makes: false })), [3], "a closed one needs no room");
         let uncertain = [preview(1, Some(9), None), preview(2, Some(1), Some(true)), preview(3, None, Some(true))];
         assert_eq!(gone(&uncertain, limits(1), None), [2], "what nobody is certain about takes room, and stays");
     }

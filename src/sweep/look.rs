@@ -3,9 +3,9 @@
 use super::Scene;
 use super::judge::Preview;
 use crate::config::Environment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan;
-use crate::run::ledger::is_open;
+use crate::run::ledger::may_be_there;
 use crate::state::Key;
 use crate::state::records::Record;
 use crate::targets::previews::{Mark, marks};
@@ -28,7 +28,7 @@ pub enum Depth {
 }
 
 /// The previews that there are, and what could not be looked at.
-pub async fn look(world: &World, scene: &Scene<'_>, variables: &Variables, depth: Depth) -> Result<(Vec<Preview>, Vec<String>)> {
+pub async fn look(world: &World, scene: &Scene<'_>, variables: &Variables, depth: Depth) -> Result<(Vec<Preview>, Vec<(String, Error)>)> {
     let mut previews = by_records(scene, depth).await?;
     let mut unseen = Vec::new();
     if depth == Depth::Targets {
@@ -36,7 +36,7 @@ pub async fn look(world: &World, scene: &Scene<'_>, variables: &Variables, depth
             for (index, work) in plan::removable(scene.event, scene.loaded, name, variables)? {
                 match marks(world, &scene.loaded.config.project, &work).await {
                     Ok(found) => found.into_iter().for_each(|mark| add(&mut previews, scene, (name, rules), (index, mark))),
-                    Err(error) => unseen.push(format!("{name}, {}: {}", work.system.name(), error.sentence)),
+                    Err(error) => unseen.push((format!("{name}, {}", work.system.name()), error)),
                 }
             }
         }
@@ -63,11 +63,15 @@ async fn by_records(scene: &Scene<'_>, depth: Depth) -> Result<BTreeMap<String, 
 }
 
 fn of_history(scene: &Scene<'_>, name: String, history: &[Record]) -> Option<Preview> {
-    let newest = history.first()?;
-    if !history.iter().any(is_open) {
-        return None; // it was removed
+    let newest = history.first().filter(|_| may_be_there(history))?;
+    let elsewhere = newest.repository.as_deref().is_some_and(|repository| Some(repository) != scene.forge.repository());
+    if elsewhere {
+        return None; // a project of the same name keeps its records in the same store
     }
-    let (environment, rules) = scene.environments().find(|(key, _)| *key == newest.environment.as_str())?;
+    // An environment may have another key by now: then the name tells.
+    let named = scene.environments().find(|(key, _)| *key == newest.environment.as_str());
+    let fits = || scene.environments().find(|(_, rules)| scene.number_of(rules, &name).is_some());
+    let (environment, rules) = named.or_else(fits)?;
     let number = scene.number_of(rules, &name)?;
     let at = newest.ended.as_ref().map_or(&newest.begun, |ended| &ended.at);
     Some(Preview { since: at.parse().ok(), newest: Some(newest.key.clone()), ..scene.preview(environment, &name, number) })
@@ -82,8 +86,11 @@ fn add(
 ) {
     let Mark { environment: name, repository, place, since } = mark;
     let Some(number) = scene.number_of(rules, &name) else { return };
-    let ours = repository.is_some() && repository.as_deref() == scene.forge.repository();
-    if !ours && !previews.contains_key(&name) {
+    let ours = match &repository {
+        Some(repository) => Some(repository.as_str()) == scene.forge.repository(),
+        None => previews.contains_key(&name),
+    };
+    if !ours {
         return;
     }
     let known = previews.entry(name.clone()).or_insert_with(|| scene.preview(environment, &name, number));

@@ -3,6 +3,7 @@
 //! Nothing goes that is not proven to be a preview of this project: by a record of ours, or by the mark that tidegate put
 //! on it. Each is removed by the plan of a closed pull request, under its own lease, and is looked at once more there.
 
+use crate::checkout::Checkout;
 use crate::cli::Format;
 use crate::commands::lock::At;
 use crate::commands::place::Place;
@@ -16,13 +17,15 @@ use crate::gates::Override;
 use crate::inputs::Inputs;
 use crate::report::Report;
 use crate::run;
-use crate::state::Store;
+use crate::state::{Kind, Store};
 use crate::variables::Variables;
 use crate::world::World;
 use jiff::Timestamp;
-use judge::{Fate, Limits, Preview, judge};
+use judge::{Coming, Fate, Limits, Preview, judge};
 use look::{Depth, look};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::time::Duration;
 
 mod judge;
@@ -90,12 +93,12 @@ impl<'a> Scene<'a> {
     }
 
     /// Every preview with what becomes of it.
-    fn judged(&self, previews: Vec<Preview>, coming: Option<(&str, u64)>) -> Vec<(Preview, Fate)> {
+    fn judged(&self, previews: Vec<Preview>, coming: Option<(&str, Coming)>) -> Vec<(Preview, Fate)> {
         let mut judged = Vec::new();
         for (name, rules) in self.environments() {
             let own: Vec<Preview> = previews.iter().filter(|preview| preview.environment == name).cloned().collect();
             let limits = Limits { ttl: rules.ttl.as_ref().map(|ttl| ttl.0), max: rules.max };
-            let coming = coming.filter(|(environment, _)| *environment == name).map(|(_, number)| number);
+            let coming = coming.filter(|(environment, _)| *environment == name).map(|(_, coming)| coming);
             let fates = judge(&own, limits, Timestamp::now(), coming);
             judged.extend(own.into_iter().zip(fates));
         }
@@ -124,43 +127,73 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
     };
     let (previews, unseen) = looked?;
     let judged = scene.judged(previews, None);
+    if judged.is_empty() && unseen.is_empty() {
+        world.console.line("there are no previews");
+    }
     table(&judged).iter().for_each(|line| world.console.line(line));
-    unseen.iter().for_each(|what| world.console.warning(&format!("not looked at: {what}")));
+    unseen.iter().for_each(|(what, error)| world.console.warning(&format!("not looked at: {what}: {}", error.sentence)));
     let mut swept = Vec::new();
     if mode == Mode::Remove {
         let asked = Removal { file: &loaded.file, set: &set, lock_timeout: args.lock_timeout.0, event };
-        swept = remove_all(world, &asked, &judged).await;
+        swept = remove_all(world, &asked, &scene, &judged).await;
     }
-    let failed = swept.iter().find_map(|(_, report)| report.error.clone());
     let text = (args.format == Format::Json).then(|| format!("{:#}\n", as_json(&judged, &swept, &unseen)));
-    if let Some(error) = failed {
-        let count = swept.iter().filter(|(_, report)| report.error.is_some()).count();
-        let sentence = format!("{count} of {} previews could not be removed; the first: {}", swept.len(), error.sentence);
-        return Ok((text, Err(Error { sentence, ..error })));
+    if mode == Mode::Plan {
+        return Ok((text, Ok(())));
     }
-    if mode == Mode::Remove {
-        let gone = swept.iter().filter(|(_, report)| matches!(report.reason, Reason::Removed | Reason::PreviewKept)).count();
-        world.console.good(&format!("swept: {gone} removed, {} kept", judged.len() - gone));
-    }
-    Ok((text, Ok(())))
+    let gone = swept.iter().filter(|(_, report)| matches!(report.reason, Reason::Removed | Reason::PreviewKept)).count();
+    let failed: Vec<&Error> = swept.iter().filter_map(|(_, report)| report.error.as_ref()).collect();
+    let said = format!("swept: {gone} removed, {} kept", judged.len() - gone);
+    let ended = match (failed.as_slice(), unseen.first()) {
+        ([first, ..], _) => {
+            let sentence = format!("{} of {} previews could not be removed; the first: {}", failed.len(), swept.len(), first.sentence);
+            Err(Error { sentence, ..(*first).clone() })
+        }
+        // A schedule that sees nothing must not stay green.
+        ([], Some((what, first))) => {
+            world.console.bad(&said);
+            let sentence = format!(
+                "{} of the places where previews may be could not be looked at; the first, {what}: {}",
+                unseen.len(),
+                first.sentence
+            );
+            Err(Error { sentence, ..first.clone() })
+        }
+        ([], None) => {
+            world.console.good(&said);
+            Ok(())
+        }
+    };
+    Ok((text, ended))
 }
 
 /// Before a preview is delivered: those go that `ttl` and `max` say, by the newest records alone. That this fails is said,
-/// and stops nothing.
+/// and stops nothing. What a pull request writes into its own tidegate.yml decides about no other one's preview.
 pub async fn make_room(world: &World, asked: &Asked, prepared: &Prepared) {
-    let Prepared { loaded, event, forge, store, plan, .. } = prepared;
+    let Prepared { event, forge, store, plan, .. } = prepared;
     let (Some(_), Outcome::Deploy | Outcome::Remove, Some(environment)) = (&plan.sweeps, plan.outcome, &plan.environment) else { return };
-    let scene = Scene { loaded, event, forge, store };
-    let coming = event.pr.map(|number| (environment.as_str(), number));
+    if store.kind() == Kind::Job {
+        return; // the other previews' leases are resource groups, which a job cannot take
+    }
     let swept = async {
-        let variables = Variables::resolve(&loaded.config, &asked.set, &world.vars)?;
+        let Some((loaded, _folder)) = merged(prepared).await? else { return Ok(()) };
+        let scene = Scene { loaded: &loaded, event, forge, store };
+        let makes = plan.outcome == Outcome::Deploy;
+        let coming = event.pr.map(|number| (environment.as_str(), Coming { number, makes }));
+        let declared = |(name, _): &&(String, String)| loaded.config.variables.contains_key(name);
+        let set: Vec<(String, String)> = asked.set.iter().filter(declared).cloned().collect();
+        let variables = Variables::resolve(&loaded.config, &set, &world.vars)?;
         let (previews, _) = look(world, &scene, &variables, Depth::Records).await?;
         let judged = scene.judged(previews, coming);
-        let removal = Removal { file: &loaded.file, set: &asked.set, lock_timeout: PATIENCE, event };
-        for (_, report) in remove_all(world, &removal, &judged).await {
+        let removal = Removal { file: &loaded.file, set: &set, lock_timeout: PATIENCE, event };
+        for (_, report) in remove_all(world, &removal, &scene, &judged).await {
             if let Some(error) = report.error {
                 world.console.warning(&format!("{} is not removed: {}", report.place, error.sentence));
             }
+        }
+        let kept = judged.iter().filter(|(preview, fate)| preview.is_open.is_none() && matches!(fate, Fate::Keep(_)));
+        if let Some((preview, Fate::Keep(why))) = kept.clone().find(|(preview, _)| event.pr != Some(preview.number)) {
+            world.console.warning(&format!("{} stays, whatever `ttl` and `max` say: {why}", preview.name));
         }
         Ok::<(), Error>(())
     };
@@ -173,6 +206,21 @@ pub async fn make_room(world: &World, asked: &Asked, prepared: &Prepared) {
     }
 }
 
+/// The configuration that was merged: that of the branch which the pull request goes to.
+async fn merged(prepared: &Prepared) -> Result<Option<(Loaded, tempfile::TempDir)>> {
+    let Prepared { loaded, event, forge, .. } = prepared;
+    let Some(branch) = event.base.as_ref().or(event.default_branch.as_ref()) else { return Ok(None) };
+    let name = Path::new(&loaded.file).file_name().unwrap_or(OsStr::new(config::FILE_NAME));
+    let prefix = Checkout::at(&loaded.folder).prefix().unwrap_or_default();
+    let path = format!("{prefix}{}", name.to_string_lossy());
+    let Some(text) = forge.file(&path, branch).await? else { return Ok(None) };
+    let failed = |error: std::io::Error| Error::new(Reason::Internal, format!("no folder for it: {error}"));
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let file = folder.path().join(config::FILE_NAME);
+    std::fs::write(&file, text).map_err(failed)?;
+    Ok(Some((config::load(Some(&file))?, folder)))
+}
+
 /// What all removals have in common.
 struct Removal<'a> {
     file: &'a str,
@@ -182,13 +230,25 @@ struct Removal<'a> {
 }
 
 /// Removes what is to go, one after another. A failure does not keep the others.
-async fn remove_all<'p>(world: &World, removal: &Removal<'_>, judged: &'p [(Preview, Fate)]) -> Vec<(&'p Preview, Report)> {
+async fn remove_all<'p>(
+    world: &World,
+    removal: &Removal<'_>,
+    scene: &Scene<'_>,
+    judged: &'p [(Preview, Fate)],
+) -> Vec<(&'p Preview, Report)> {
     let mut swept = Vec::new();
     for (preview, fate) in judged {
         let Fate::Remove(cause, why) = fate else { continue };
         if world.cancel.is_cancelled() {
             let mut report = Report::of_error(&Error::new(Reason::Cancelled, "the run was cancelled"));
             report.place.clone_from(&preview.name);
+            swept.push((preview, report));
+            continue;
+        }
+        if let Some(why) = scene.store.busy(preview.number).await {
+            let mut report = Report::of_error(&Error::new(Reason::EventIgnored, why.clone()));
+            (report.error, report.place) = (None, preview.name.clone());
+            world.console.line(&format!("  {}: {why}", preview.name));
             swept.push((preview, report));
             continue;
         }
@@ -220,9 +280,6 @@ async fn remove_all<'p>(world: &World, removal: &Removal<'_>, judged: &'p [(Prev
 }
 
 fn table(judged: &[(Preview, Fate)]) -> Vec<String> {
-    if judged.is_empty() {
-        return vec!["there are no previews".into()];
-    }
     let width = judged.iter().map(|(preview, _)| preview.name.chars().count()).max().unwrap_or(0);
     let line = |(preview, fate): &(Preview, Fate)| match fate {
         Fate::Keep(why) => format!("  keep    {:<width$}  {why}", preview.name),
@@ -231,7 +288,8 @@ fn table(judged: &[(Preview, Fate)]) -> Vec<String> {
     judged.iter().map(line).collect()
 }
 
-fn as_json(judged: &[(Preview, Fate)], swept: &[(&Preview, Report)], unseen: &[String]) -> Value {
+fn as_json(judged: &[(Preview, Fate)], swept: &[(&Preview, Report)], unseen: &[(String, Error)]) -> Value {
+    let unseen: Vec<Value> = unseen.iter().map(|(what, error)| json!({"place": what, "why": error.sentence})).collect();
     let row = |(preview, fate): &(Preview, Fate)| {
         let (action, why) = match fate {
             Fate::Keep(why) => ("keep", why),

@@ -70,6 +70,12 @@ pub async fn deploy(site: &Site<'_>, work: &Work, command: &CommandRun) -> Resul
     live(&Process { site, values: site.values(&work.values), command }, rollback, site.world).await
 }
 
+/// Takes away what was made for a pull request: `run` is its `remove` by now.
+pub async fn remove(site: &Site<'_>, work: &Work, command: &CommandRun) -> Result<Option<String>> {
+    run(site, &site.values(&work.values), command, "remove").await?;
+    Ok(Some(format!("`{}` ended with exit code 0", command.run.first().map(String::as_str).unwrap_or_default())))
+}
+
 /// What the proof says; without one, what the journal says.
 pub async fn runs(site: &Site<'_>, work: &Work, command: &CommandRun) -> Result<Option<Settled>> {
     let said = match &command.proof {

@@ -355,21 +355,13 @@ pub async fn runs(site: &Site<'_>, work: &Work) -> Result<Option<Settled>> {
     }
 }
 
-/// Whether a target makes something of its own for a preview, which goes when the pull request is closed.
-pub fn is_removable(system: &System) -> bool {
-    match system {
-        System::Kubernetes(kubernetes) => !kubernetes.apply.is_empty(),
-        System::Heroku(heroku) => heroku.target.create.is_some(),
-        System::Swarm(_) | System::Awx(_) | System::Ecs(_) | System::AppDeploy(_) | System::Command(_) | System::Webhook(_) => false,
-    }
-}
-
 /// Removes what a preview has at a target; what is gone, if anything of ours was there.
 pub async fn remove(site: &Site<'_>, work: &Work) -> Result<Option<String>> {
     match &work.system {
         System::Kubernetes(kubernetes) => kubernetes::remove(site, kubernetes).await,
         System::Heroku(heroku) => heroku::remove(site, heroku).await,
-        System::Swarm(_) | System::Awx(_) | System::Ecs(_) | System::AppDeploy(_) | System::Command(_) | System::Webhook(_) => Ok(None),
+        System::Command(command) => command::remove(site, work, command).await,
+        System::Swarm(_) | System::Awx(_) | System::Ecs(_) | System::AppDeploy(_) | System::Webhook(_) => Ok(None),
     }
 }
 

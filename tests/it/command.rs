@@ -182,3 +182,35 @@ fn much_output_is_bounded_and_its_end_is_kept() {
     assert!(ran.err.contains("the rest of the output is not shown") && ran.err.contains("  the end"), "{} bytes", ran.err.len());
     assert!(ran.err.len() < 16 * 1024 * 1024, "{} bytes", ran.err.len());
 }
+
+/// What a command made for a pull request, a command takes away; there is no version any more, and nothing asks for one.
+#[test]
+fn a_preview_is_removed_by_a_command() {
+    let mut world = World::new();
+    write(&world, "preview", "echo \"$*\" >> did; echo \"$VERSION|$WHERE\" >> did; test ! -e stuck");
+    let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
+    let (head, _) = text.split_once("  preview:\n").unwrap();
+    let keys = "run: [./preview, make, \"{pr}\", \"{version}\"], remove: [./preview, unmake, \"{pr}\"], env: {VERSION: \"{version}\", WHERE: \"{branch}\"}";
+    let target = format!("  preview:\n    when: pull-request\n    deploy:\n      - command: {{{keys}}}\n");
+    world.write("tidegate.yml", &format!("{head}{target}"));
+    let head = world.commit("previews");
+    world.git(&["add", "preview"]);
+    world.pull_request("opened", |_| {}).run(&["run"]).must(0, "deploy.done");
+    // Lying twin: it does not end well, so nothing is removed, and the record stays open.
+    world.write("stuck", "");
+    let ran = world.pull_request("closed", |_| {}).run(&["run"]);
+    ran.must(1, "target.failed");
+    assert_eq!(world.deployments()[0].last().map(String::as_str), Some("success"));
+    std::fs::remove_file(world.path("stuck")).unwrap();
+    let ran = world.run(&["run"]);
+    ran.must(0, "preview.removed");
+    assert!(ran.err.contains("`./preview` ended with exit code 0"), "{}", ran.err);
+    let did = std::fs::read_to_string(world.path("did")).unwrap();
+    let version = format!("pr-12-{}", &head[..7]);
+    let removal = "unmake 12\n|change\n";
+    assert_eq!(did, format!("make 12 {version}\n{version}|change\n{removal}{removal}"));
+    // Nothing else is removed by commands.
+    world.configure("when: pull-request", "when: {branch: x}");
+    let ran = world.run(&["check"]);
+    assert!(ran.code == 2 && ran.err.contains("only previews are removed"), "{}", ran.err);
+}

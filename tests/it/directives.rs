@@ -122,7 +122,7 @@ fn what_is_no_directive_is_named() {
 
 /// Dependabot's runs have Dependabot's secrets, where those were given.
 #[test]
-fn a_trusted_bot_gets_previews_and_is_heard() {
+fn a_trusted_bot_gets_previews_and_is_not_heard() {
     let bot = |payload: &mut Value| {
         payload["sender"]["login"] = json!("dependabot[bot]");
         payload["pull_request"]["user"]["login"] = json!("dependabot[bot]");
@@ -131,7 +131,10 @@ fn a_trusted_bot_gets_previews_and_is_heard() {
     opened(&mut world, "CONTRIBUTOR", "", bot).must(0, "event.no-secrets");
     let mut world = self::world("bots: [dependabot]");
     opened(&mut world, "CONTRIBUTOR", "", bot).must(0, "deploy.done");
-    opened(&mut world, "CONTRIBUTOR", "[tidegate preview=off]", bot).must(0, "event.directive");
+    // What it copies from elsewhere is nobody's word.
+    let ran = opened(&mut world, "CONTRIBUTOR", "<blockquote>[tidegate preview=off]</blockquote> [tidegate preview=off]", bot);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("`trust.directives` of tidegate.yml names nobody"), "{}", ran.err);
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn the_release_of_a_change_of_config_vars_is_followed() {
 
 #[test]
 fn a_preview_gets_an_app_of_its_own_which_goes_with_the_pull_request() {
-    let keys = ", pipeline: {name: demo, stage: review}, addons: [{plan: \"heroku-postgresql:essential-0\", config: {version: \"16\"}}], config: {vars: {MODE: REVIEW}}, dynos: {web: {quantity: 2, size: Standard-1X}}";
+    let keys = ", pipeline: {name: demo, stage: review}, addons: [{plan: \"heroku-postgresql:essential-0\", config: {version: \"16\"}}], config: {vars: {MODE: REVIEW, RELEASE: \"{version}\"}}, dynos: {web: {quantity: 2, size: Standard-1X}}";
     let mut world = preview(Mood::Honest, keys);
     let ran = world.pull_request("opened", |_| {}).run(&["run"]);
     ran.must(0, "deploy.done");

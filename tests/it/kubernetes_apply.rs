@@ -3,7 +3,7 @@
 use crate::world::World;
 use serde_json::{Value, json};
 
-const WEB: &str = "apiVersion: apps/v1
+pub const WEB: &str = "apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web, labels: {app: web}}
 spec:

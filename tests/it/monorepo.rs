@@ -194,6 +194,30 @@ fn globs_that_name_nothing_are_a_mistake() {
     assert!(ran.code == 2 && ran.err.contains("is no glob"), "{}", ran.err);
 }
 
+/// What an image is made of beside its globs, and what keeps its tag away.
+#[test]
+fn all_that_is_built_counts() {
+    let mut world = world();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.write("ui/Dockerfile.dockerignore", "secret\n");
+    world.configure("paths: [\"ui/**\", \"shared/**\", \"!**/*.md\"]", "paths: [\"ui/app\", \"shared/**\", \"uix/**\"]");
+    world.commit("fewer globs");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("images.ui.paths: \"uix/**\" names no file of"), "{}", ran.err);
+    change(&world, "ui/Dockerfile.dockerignore", "secret\nmore\n");
+    assert_eq!(builds(&world.pushed().run(&["run"])), 1, "what is left out of the context is part of it");
+    // What is not committed is in the image, and in no commit: nobody takes it for theirs.
+    world.write("ui/leftover", "x\n");
+    change(&world, "ui/app", "three\n");
+    let ran = world.pushed().run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert!(ran.err.contains("files here are changed or not committed"), "{}", ran.err);
+    std::fs::remove_file(world.path("ui/leftover")).unwrap();
+    world.commit("nothing");
+    assert_eq!(builds(&world.pushed().run(&["run"])), 1, "it is built again, without the leftover");
+}
+
 /// By hand a version is what its tag stands for, whatever is checked out.
 #[test]
 fn an_older_version_is_deployed_from_anywhere() {
@@ -203,7 +227,9 @@ fn an_older_version_is_deployed_from_anywhere() {
     let old = world.head();
     let head = change(&world, "ui/app", "two\n");
     world.pushed().run(&["run"]).must(0, "deploy.done");
-    world.sandbox.with(|outside| outside.github.history = vec![old.clone(), head]);
+    world.configure("paths: [\"ui/**\", \"shared/**\", \"!**/*.md\"]", "paths: [\"elsewhere/**\"]\n    args: {MODE: new}");
+    let now = world.commit("all is different now");
+    world.sandbox.with(|outside| outside.github.history = vec![old.clone(), head, now]);
     world.event("workflow_dispatch", &json!({"ref": "refs/heads/main", "inputs": {}, "repository": crate::world::repository()}));
     let ran = world.run(&["deploy", "dev", &old]);
     ran.must(0, "deploy.done");

@@ -24,7 +24,7 @@ fn a_closed_pull_request_ends_its_records() {
     assert_eq!(ran.outputs["verdict"], "skipped", "nothing was removed, so nothing says so");
     assert_eq!(world.deployments(), [["in_progress", "success", "inactive"]]);
     assert_eq!(world.comments().len(), 1, "the same comment says it");
-    assert!(world.comments()[0].contains("keep running"));
+    assert!(world.comments()[0].contains("cannot be removed by it"));
 }
 
 #[test]

@@ -1,21 +1,11 @@
 //! `tidegate sweep`: what is left of closed pull requests goes, what has had its time goes, and nothing else.
 
+use crate::kubernetes_apply::WEB;
 use crate::life::Page;
 use crate::world::{Ran, World};
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 use tidegate::rehearse::heroku::{App, KEY, Mood};
-
-const WEB: &str = "apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, labels: {app: web}}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec: {containers: [{name: web, image: \"{image.app}\"}]}
-";
 
 /// Previews with a namespace of their own; `keys` are more keys of their environment.
 fn clusters(keys: &str) -> World {
@@ -209,7 +199,7 @@ fn what_only_a_cluster_knows_goes_too() {
     world.sandbox.with(|outside| outside.cluster.denied.push("list configmaps".into()));
     let ran = world.run(&["sweep"]);
     assert!(
-        ran.code == 0 && ran.err.contains("not looked at: preview, kubernetes: the inventories of previews cannot be listed"),
+        ran.code == 5 && ran.err.contains("not looked at: preview, kubernetes: the inventories of previews cannot be listed"),
         "{}",
         ran.err
     );
@@ -234,6 +224,94 @@ fn old_previews_go_and_come_back_with_the_next_push() {
     assert_eq!(namespaces(&world), ["demo-pr-8"]);
     opened(&mut world, 7);
     assert_eq!(namespaces(&world), ["demo-pr-7", "demo-pr-8"]);
+}
+
+/// Everything that was delivered of it failed or was cancelled: something may have been made all the same.
+#[test]
+fn a_preview_that_never_came_up_goes_too() {
+    let mut world = apps("");
+    world.sandbox.with(|outside| outside.heroku.mood = Mood::PhaseFails);
+    let ran = world.pull_request("opened", number(7)).run(&["run"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert_eq!(apps_of(&world), ["demo-pr-7"]);
+    world.sandbox.with(|outside| outside.heroku.mood = Mood::Honest);
+    world.pull_request("closed", number(7)).run(&["run"]).must(0, "preview.removed");
+    assert_eq!(apps_of(&world), [] as [&str; 0]);
+    let again = world.run(&["run"]);
+    assert_eq!((again.code, again.count("/heroku")), (0, 0), "it is known to be gone: {}", again.err);
+    // Where no record tells, the target is asked.
+    opened(&mut world, 8);
+    world.sandbox.with(|outside| outside.github.deployments.clear());
+    world.pull_request("closed", number(8)).run(&["run"]).must(0, "preview.removed");
+    assert_eq!(apps_of(&world), [] as [&str; 0]);
+}
+
+/// Two repositories have a project of the same name, and an account together; both have a pull request 7.
+#[test]
+fn another_repositorys_preview_of_the_same_name_stays() {
+    let mut world = apps("");
+    opened(&mut world, 7);
+    let mut other = of_team();
+    other.config.insert("TIDEGATE_OWNER".into(), "demo/demo-pr-7".into());
+    other.config.insert("TIDEGATE_REPOSITORY".into(), "bob/demo".into());
+    world.sandbox.with(|outside| {
+        outside.heroku.apps.insert("demo-pr-bobs".into(), other.clone());
+        outside.github.closed.push(7);
+    });
+    let ran = scheduled(&mut world).run(&["sweep"]);
+    assert_eq!((ran.code, apps_of(&world)), (0, vec!["demo-pr-bobs".to_owned()]), "{}", ran.err);
+    // Not even under the very name that this one would have.
+    world.sandbox.with(|outside| {
+        outside.heroku.apps.insert("demo-pr-9".into(), {
+            other.config.insert("TIDEGATE_OWNER".into(), "demo/demo-pr-9".into());
+            other
+        })
+    });
+    let ran = world.run(&["pr-closed", "--pr", "9"]);
+    assert!(ran.err.contains("pull request #9 is open: its preview stays"), "{}", ran.err);
+    let ran = world.pull_request("closed", number(9)).run(&["run"]);
+    ran.must(0, "preview.kept");
+    assert!(ran.err.contains("was made by bob/demo (config var TIDEGATE_REPOSITORY): it stays"), "{}", ran.err);
+}
+
+/// What a pull request writes into its own tidegate.yml decides about no other one's preview.
+#[test]
+fn a_pull_request_does_not_decide_about_others() {
+    let mut world = clusters("    max: 3\n");
+    for (pr, days) in [(7, 3), (8, 9)] {
+        days_ago(&world, days);
+        opened(&mut world, pr);
+    }
+    let merged = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
+    world.configure("    max: 3\n", "    max: 1\n    ttl: 1h\n");
+    world.commit("my own rules");
+    world.sandbox.with(|outside| outside.github.files.insert("tidegate.yml".into(), merged));
+    days_ago(&world, 0);
+    opened(&mut world, 9);
+    assert_eq!(namespaces(&world), ["demo-pr-7", "demo-pr-8", "demo-pr-9"]);
+    // One that goes needs no room.
+    opened(&mut world, 10);
+    assert_eq!(namespaces(&world), ["demo-pr-10", "demo-pr-7", "demo-pr-9"]);
+    world.sandbox.with(|outside| outside.github.closed.push(8));
+    world.pull_request("closed", number(8)).run(&["run"]);
+    assert_eq!(namespaces(&world), ["demo-pr-10", "demo-pr-7", "demo-pr-9"]);
+    // Where what was merged cannot be read, nothing goes.
+    world.sandbox.with(|outside| outside.github.files.clear());
+    let ran = opened(&mut world, 11);
+    assert!(ran.err.contains("old previews are not looked for"), "{}", ran.err);
+    assert_eq!(namespaces(&world).len(), 4);
+}
+
+/// The environment got another key since: its previews are known by their names.
+#[test]
+fn a_renamed_environment_still_has_its_previews() {
+    let mut world = clusters("");
+    opened(&mut world, 7);
+    world.configure("  preview:\n", "  review:\n");
+    world.commit("another name");
+    world.sandbox.with(|outside| outside.github.closed.push(7));
+    assert_eq!(scheduled(&mut world).run(&["sweep"]).code, 0);
+    assert_eq!(namespaces(&world), [] as [&str; 0]);
 }
 
 /// A new preview makes itself room, without a schedule.
@@ -276,8 +354,14 @@ fn on_gitlab_a_scheduled_job_sweeps() {
     world.var("TIDEGATE_RESOURCE_GROUP", "demo/sweep");
     world.sandbox.with(|outside| {
         outside.gitlab.resource_groups.insert("demo/sweep".into(), 501);
+        outside.gitlab.resource_groups.extend([("demo/mr-7".into(), 502), ("demo/mr-8".into(), 0)]);
         outside.gitlab.merge_requests.get_mut(&7).unwrap().state = "closed".into();
     });
+    // Its own job is at work on it, in a resource group of its own.
+    let ran = world.run(&["sweep"]);
+    assert!(ran.code == 0 && ran.err.contains("job 502 is at work on it (resource group demo/mr-7)"), "{}", ran.err);
+    assert_eq!(namespaces(&world), ["demo-pr-7", "demo-pr-8"]);
+    world.sandbox.with(|outside| outside.gitlab.resource_groups.insert("demo/mr-7".into(), 0));
     let ran = world.run(&["sweep"]);
     assert!(ran.code == 0 && ran.err.contains("merge request !7 is closed"), "{}", ran.err);
     assert_eq!(namespaces(&world), ["demo-pr-8"]);

@@ -243,7 +243,11 @@ impl World {
         self.git(&["add", "tidegate.yml", "Dockerfile", "app"]);
         self.git(&["commit", "--quiet", "--allow-empty", "-m", message]);
         let sha = self.git(&["rev-parse", "HEAD"]);
-        self.sandbox.with(|outside| outside.github.history.push(sha.clone()));
+        let merged = std::fs::read_to_string(self.path("tidegate.yml")).unwrap();
+        self.sandbox.with(|outside| {
+            outside.github.history.push(sha.clone());
+            outside.github.files.insert("tidegate.yml".into(), merged);
+        });
         sha
     }
 

@@ -125,6 +125,11 @@ pub async fn remove(site: &Site<'_>, work: &Work) -> Result<Option<String>> {
         site.say(&format!("the app {app} was not made by tidegate for this pull request (config var {}): it stays", vars::OWNER));
         return Ok(None);
     }
+    let repository = has.get(vars::REPOSITORY).and_then(Value::as_str);
+    if repository.is_some_and(|repository| Some(repository) != site.forge.repository()) {
+        site.say(&format!("the app {app} was made by {} (config var {}): it stays", repository.unwrap_or_default(), vars::REPOSITORY));
+        return Ok(None);
+    }
     deploy.delete().await?;
     Ok(Some(format!("the Heroku app {app} is deleted, with its add-ons")))
 }

@@ -431,6 +431,12 @@ pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Opt
     let what = format!("the namespace {} cannot be read", work.namespace);
     let namespace = bounded(namespaces.get_opt(&work.namespace), &what).await?;
     let Some(namespace) = namespace else { return Ok(None) };
+    let repository = namespace.annotations().get(REPOSITORY);
+    if repository.is_some_and(|repository| Some(repository.as_str()) != site.forge.repository()) {
+        let by = repository.map(String::as_str).unwrap_or_default();
+        site.say(&format!("the namespace {} was made by {by} (annotation {REPOSITORY}): it stays", work.namespace));
+        return Ok(None);
+    }
     if namespace.labels().get(OWNER) == Some(&owner(site)) {
         if namespace.metadata.deletion_timestamp.is_none() {
             let what = format!("the namespace {} cannot be deleted", work.namespace);
