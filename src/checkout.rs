@@ -141,6 +141,29 @@ impl Checkout {
         })
     }
 
+    /// Fetches more of the history of a shallow clone: so many commits, or all of it. Whether that went well.
+    pub fn deepen(&self, commits: Option<u32>, branch: Option<&str>) -> bool {
+        let depth = commits.map_or("--unshallow".to_owned(), |commits| format!("--deepen={commits}"));
+        let refspec = branch.filter(|branch| is_plain(branch)).map(|branch| format!("+refs/heads/{branch}:refs/remotes/origin/{branch}"));
+        // A server that has gone silent is not waited for.
+        let mut args =
+            vec!["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30", "fetch", "--quiet", "--no-tags", &depth, "origin"];
+        args.extend(refspec.as_deref());
+        self.git(&args).is_some()
+    }
+
+    /// Whether `tip` contains a commit. A shallow clone says yes where it sees it, and never no.
+    pub fn contains(&self, tip: &str, commit: &str) -> Option<bool> {
+        if !is_full_sha(tip) || !is_full_sha(commit) {
+            return None;
+        }
+        for sha in [tip, commit] {
+            self.git(&["cat-file", "-e", &format!("{sha}^{{commit}}")])?;
+        }
+        let seen = self.git(&["merge-base", "--is-ancestor", commit, tip]).is_some();
+        if seen { Some(true) } else { (!self.is_shallow()).then_some(false) }
+    }
+
     /// The tip of a branch: the remote's as last fetched, or the local one where there is no remote.
     pub fn tip(&self, branch: &str) -> Option<String> {
         let tip = |folder: &str| self.git(&["rev-parse", "--verify", "--quiet", &format!("refs/{folder}/{branch}^{{commit}}")]);

@@ -166,7 +166,18 @@ impl Sources<'_> {
     async fn relation(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
         match self.checkout.ancestry(head, base) {
             Some(relation) => Ok(Some(relation)),
-            None => self.forge.compare(base, head).await,
+            None => match self.forge.compare(base, head).await? {
+                Some(relation) => Ok(Some(relation)),
+                None => {
+                    let (base, head) = (base.to_owned(), head.to_owned());
+                    let related = move |git: &Checkout| match (git.contains(&head, &base)?, head == base) {
+                        (true, true) => Some(Ancestry::Same),
+                        (true, false) => Some(Ancestry::Newer),
+                        (false, _) => git.ancestry(&head, &base),
+                    };
+                    Ok(super::deepened(self.checkout, None, related).await)
+                }
+            },
         }
     }
 

@@ -156,10 +156,43 @@ async fn on_default_branch(event: &Event, tag: &str, checkout: &Checkout, forge:
         Some(Ancestry::Same | Ancestry::Older) => by_git,
         Some(_) | None => forge.compare(default, sha).await?.or(by_git),
     };
+    // Where nobody can be asked, git fetches what it needs.
+    if answer.is_none() {
+        let (commit, branch) = (sha.to_owned(), default.to_owned());
+        let contained = deepened(checkout, Some(default), move |git| git.contains(&git.tip(&branch)?, &commit)).await;
+        if let Some(contained) = contained {
+            return Ok(contained);
+        }
+    }
     match answer.ok_or_else(|| unknown("neither git nor the forge knows both"))? {
         Ancestry::Same | Ancestry::Older => Ok(true),
         Ancestry::Newer | Ancestry::Diverged => Ok(false),
     }
+}
+
+/// How far a shallow clone is deepened, step by step; at last to the beginning.
+const STEPS: [Option<u32>; 4] = [Some(50), Some(500), Some(5000), None];
+/// How long that may take in all.
+const DEEPENING: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// The answer that git gives once it has enough of the history: no more of it is fetched than it takes.
+async fn deepened<T: Send + 'static>(
+    checkout: &Checkout,
+    branch: Option<&str>,
+    answer: impl Fn(&Checkout) -> Option<T> + Send + 'static,
+) -> Option<T> {
+    let (git, branch) = (checkout.clone(), branch.map(str::to_owned));
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut known = answer(&git);
+        for step in STEPS {
+            if known.is_some() || !git.is_shallow() || !git.deepen(step, branch.as_deref()) {
+                break;
+            }
+            known = answer(&git);
+        }
+        known
+    });
+    tokio::time::timeout(DEEPENING, asked).await.ok()?.ok()?
 }
 
 /// The exact tag first, then the other spelling (`v1.2.3` and `1.2.3` are one version), then a branch or commit.

@@ -87,6 +87,37 @@ fn what_a_force_push_took_off_main_is_beside_it() {
     must_say(&mut world, "v1.0.2", &kept, IS_RELEASE);
 }
 
+/// Nobody can be asked: git fetches as much of the history as it takes, and no more.
+#[test]
+fn a_shallow_clone_is_deepened_as_needed() {
+    let mut world = history();
+    change(&world, "first");
+    for n in 0..80 {
+        world.git(&["commit", "--quiet", "--allow-empty", "-m", &format!("{n}")]);
+    }
+    let old = change(&world, "old");
+    for n in 0..20 {
+        world.git(&["commit", "--quiet", "--allow-empty", "-m", &format!("{n}")]);
+    }
+    world.branch("beside", "main");
+    let beside = change(&world, "beside");
+    world.git(&["switch", "--quiet", "main"]);
+    change(&world, "new");
+    let mut planned = |tag: &str, sha: &str, branch: &str| {
+        world.git(&["tag", "--force", tag, sha]);
+        world.released(tag, sha);
+        let folder = shallow(&world, branch);
+        let output = world.command(&["plan"]).env_remove("GITHUB_TOKEN").current_dir(&folder).output().unwrap();
+        let shallow_still = folder.join(".git/shallow").exists();
+        std::fs::remove_dir_all(folder).unwrap();
+        (world.ran(output), shallow_still)
+    };
+    let (ran, shallow_still) = planned("v1.0.0", &old, "main");
+    assert!(ran.err.contains(IS_RELEASE) && shallow_still, "fifty commits were enough: {}", ran.err);
+    let (ran, shallow_still) = planned("v1.0.1", &beside, "beside");
+    assert!(ran.err.contains(IS_BESIDE) && !shallow_still, "only all of it says no: {}", ran.err);
+}
+
 #[test]
 fn a_shallow_clone_that_can_ask_nobody_says_so() {
     let mut world = history();
@@ -95,6 +126,8 @@ fn a_shallow_clone_that_can_ask_nobody_says_so() {
     world.git(&["tag", "v1.0.0", &old]);
     world.released("v1.0.0", &old);
     let folder = shallow(&world, "main");
+    let gone = Command::new("git").args(["remote", "set-url", "origin", "file:///nowhere"]).current_dir(&folder).status();
+    assert!(gone.unwrap().success());
     let output = world.command(&["plan"]).env_remove("GITHUB_TOKEN").current_dir(folder).output().unwrap();
     let ran = world.ran(output);
     assert!(

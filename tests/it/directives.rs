@@ -1,5 +1,6 @@
 //! `[tidegate skip]` and the like, in commit messages and pull requests: taken from those who may, and from nobody else.
 
+use crate::life::Page;
 use crate::world::{Ran, World};
 use serde_json::{Value, json};
 use tidegate::rehearse::gitlab::MergeRequest;
@@ -45,6 +46,7 @@ fn a_member_skips_a_merge() {
     let ran = pushed(&mut world, "A change\n\n[tidegate skip]", None);
     ran.must(0, "event.directive");
     assert!(ran.err.contains("[tidegate skip] is written in the commit message"), "{}", ran.err);
+    Page::default().shows("directive", "tidegate run", &ran);
     assert_eq!(ran.count("POST /build"), 0);
     // Talking about it is not saying it; and whoever asks by name is answered.
     pushed(&mut world, "Tell of `[tidegate skip]`\n\n> [tidegate skip]", None).must(0, "deploy.done");

@@ -180,7 +180,7 @@ fn a_namespace_that_we_did_not_make_stays() {
     world.pull_request("opened", |_| {}).run(&["run"]).must(0, "deploy.done");
     let ran = world.pull_request("closed", |_| {}).run(&["run"]);
     ran.must(0, "preview.removed");
-    assert!(ran.err.contains("3 objects in demo-pr-12 are gone"), "{}", ran.err);
+    assert!(ran.err.contains("3 objects in demo-pr-12: gone"), "{}", ran.err);
     assert!(object(&world, "namespaces", "", "demo-pr-12").is_some());
     assert!(object(&world, "deployments", "demo-pr-12", "web").is_none());
 }

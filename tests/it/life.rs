@@ -1,6 +1,7 @@
 //! Whole lives, on both forges: pull request, merge, release, production, hot fix, rollback; and the digests on the way.
 //! What each step says on GitHub is what docs/lifecycle.md shows.
 
+use crate::kubernetes_apply::WEB;
 use crate::world::{Ran, World};
 use serde_json::json;
 use std::path::Path;
@@ -14,10 +15,24 @@ fn digest_on(world: &World, namespace: &str) -> String {
     digest.to_owned()
 }
 
+/// Whether anything of the preview is in the cluster.
+fn has_preview(world: &World) -> bool {
+    world
+        .sandbox
+        .with(|outside| outside.cluster.objects.keys().any(|(_, namespace, name)| namespace == "demo-pr-12" || name == "demo-pr-12"))
+}
+
 fn life() -> World {
     let world = World::new();
     world.configure("environments:\n", "hotfix: {branches: [\"hotfix/*\"], to: staging}\nenvironments:\n");
     world.configure("  production:\n    when: manual\n", "  production:\n    when: manual\n    after: staging\n");
+    world.configure(
+        "namespace: \"{project}-pr-{pr}\", workloads",
+        "namespace: \"{project}-pr-{pr}\", apply: [\"preview/*.yaml\"], workloads",
+    );
+    world.write("preview/web.yaml", WEB);
+    world.git(&["add", "preview"]);
+    world.sandbox.with(|outside| outside.cluster.objects.retain(|(_, namespace, _), _| namespace != "demo-pr-12"));
     world.commit("how it is delivered");
     world.real_git();
     world
@@ -32,6 +47,7 @@ fn a_life_on_github() {
     world.commit("a change");
     let ran = world.pull_request("opened", |_| {}).run(&["run"]);
     ran.must(0, "deploy.done");
+    page.shows("preview", "tidegate run", &ran);
     let preview = digest_on(&world, "demo-pr-12");
     world.git(&["switch", "--quiet", "main"]);
     world.git(&["merge", "--quiet", "--no-ff", "--no-edit", "change"]);
@@ -42,7 +58,9 @@ fn a_life_on_github() {
     let built = digest_on(&world, "dev");
     assert_ne!(preview, built, "the preview was of the branch");
     let closed = world.pull_request("closed", |payload| payload["pull_request"]["merged"] = json!(true)).run(&["run"]);
-    assert_eq!(closed.code, 0, "{}", closed.err);
+    closed.must(0, "preview.removed");
+    page.shows("preview removed", "tidegate run", &closed);
+    assert!(!has_preview(&world));
     // The release is the merge's image; production takes what staging had.
     world.git(&["tag", "v1.4.2", &merged]);
     let ran = world.released("v1.4.2", &merged).run(&["run"]);
@@ -104,7 +122,12 @@ fn a_life_on_gitlab() {
     world.git(&["switch", "--quiet", "main"]);
     world.git(&["merge", "--quiet", "--no-ff", "--no-edit", "change"]);
     let merged = world.head();
-    world.no_merge_request();
+    // GitLab starts the stop job of its preview.
+    assert!(has_preview(&world));
+    world.sandbox.with(|outside| outside.gitlab.merge_requests.get_mut(&12).unwrap().state = "merged".into());
+    well(world.var("CI_ENVIRONMENT_ACTION", "stop").run(&["run"]));
+    assert!(!has_preview(&world));
+    world.without("CI_ENVIRONMENT_ACTION").no_merge_request();
     world.var("CI_PIPELINE_SOURCE", "push").var("CI_COMMIT_BRANCH", "main").var("CI_COMMIT_SHA", &merged);
     place(&mut world, "dev");
     well(world.run(&["run"]));
@@ -174,7 +197,7 @@ impl Page {
                 self.digests.push(found[1].to_owned());
                 self.digests.len() - 1
             });
-            format!("sha256:{}…", ["4f1c9e2", "b907d3a", "c85e610"][known])
+            format!("sha256:{}…", ["4f1c9e2", "b907d3a", "c85e610", "1d7f02b"][known])
         };
         digest.replace_all(text, name).into_owned()
     }
@@ -187,10 +210,12 @@ fn told(text: &str) -> String {
     let mut text = lines.collect::<Vec<_>>().join("\n");
     for (pattern, with) in [
         (r" +\d+\.\ds  ", "     0.4s  "),
+        (r"(?m) +\d+\.\ds$", "     0.4s"),
         (r"\(\d+\.\ds\)", "(1.2s)"),
         (r"plan [0-9a-f]{12}", "plan 4c1f0a9b2d3e"),
         (r"\d+(\.\d+)? kB", "2.5 kB"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "2026-01-05 10:00 UTC"),
+        (r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun) 2026-01-05", "Mon 2026-01-05"),
     ] {
         text = regex::Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
     }

@@ -1,5 +1,6 @@
 //! Several images in one repository: `paths` says which of them a commit changes; the others keep their digest.
 
+use crate::life::Page;
 use crate::world::{Ran, World};
 use serde_json::json;
 
@@ -88,8 +89,16 @@ fn only_what_changed_is_built_and_restarted() {
     let head = change(&world, "ui/app", "two\n");
     let ran = world.pushed().run(&["run"]);
     ran.must(0, "deploy.done");
-    assert_eq!(builds(&ran), 1, "{}", ran.log.join("\n"));
+    assert_eq!(builds(&ran), 1, "{}", ran.err);
     assert!(ran.err.contains("nothing in its `paths` changed since"), "{}", ran.err);
+    let images: Vec<&str> =
+        ran.err.lines().filter(|line| line.contains("image.") || line.contains("amazonaws.com/") && line.contains('@')).collect();
+    let pair = |part: &str| {
+        let at = images.iter().position(|line| line.contains(&format!("image.{part} "))).unwrap();
+        images[at..at + 2].join("\n")
+    };
+    let shown = Ran { err: format!("…\n{}\n{}\n…", pair("ui"), pair("api")), ..ran };
+    Page::default().shows("monorepo", "tidegate run", &shown);
     assert_ne!(digest(&runs(&world, "dev", "ui")), digest(&first.0));
     assert_eq!(runs(&world, "dev", "api"), first.1, "the very same reference: nothing restarts");
     // Its version has both, and so has `latest`.

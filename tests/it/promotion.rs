@@ -1,7 +1,8 @@
 //! From environment to environment: the same image must have succeeded before (`after`), for long enough (`soak`), and not in
 //! a freeze. Who lifts a gate says why.
 
-use crate::world::World;
+use crate::life::Page;
+use crate::world::{Ran, World};
 use jiff::{Span, Timestamp, Zoned};
 use serde_json::{Value, json};
 use tidegate::rehearse::sandbox::ClusterMood;
@@ -183,6 +184,9 @@ fn nothing_is_deployed_in_a_freeze_but_what_a_person_lifts() {
     let ran = world.pushed().run(&["run"]);
     ran.must(4, "gate.freeze");
     assert!(ran.err.contains("`freeze:` holds deploys back until "), "{}", ran.err);
+    let shown = Ran { err: ran.err.replace(&sha[..7], "3f2a1b0"), ..ran }; // the window, and so the commit, is another each time
+    Page::default().shows("freeze", "tidegate run", &shown);
+    let ran = shown;
     assert_eq!(ran.count("POST /build") + ran.count("PATCH /kube"), 0);
     assert!(world.run(&["plan"]).err.contains("(gate.freeze)"));
     world.run(&["deploy", "dev", &sha]).must(4, "gate.freeze");
@@ -249,6 +253,7 @@ fn status_asks_the_targets_when_it_is_told_to() {
     // Somebody puts something else there by hand: no record knows.
     world.sandbox.with(|outside| outside.cluster.add_workload("deployments", "dev", "web", &[("web", crate::world::OLD)]));
     let ran = world.run(&["status", "--targets"]);
+    Page::default().shows("status", "tidegate status --targets", &ran);
     assert!(ran.err.contains(&format!("DRIFT deploy.kubernetes: it does not run {} any more", &head[..7])), "{}", ran.err);
     let ran = world.run(&["status"]);
     assert!(!ran.err.contains("DRIFT"), "nobody was asked: {}", ran.err);

@@ -116,3 +116,24 @@ fn a_backport_does_not_take_latest() {
     assert!(ran.err.contains("latest stays where it is: 1.5.0 is released"), "{}", ran.err);
     assert!(ran.err.contains("1.4 → 1.4.9") && !ran.err.contains("2 →"), "{}", ran.err);
 }
+
+/// Several projects in one repository have tags of their own: `svc-a/v1.2.3` is this one's 1.2.3.
+#[test]
+fn tags_of_this_project_begin_with_its_prefix() {
+    let mut world = World::new();
+    world.configure("images:\n", "tag-prefix: svc-a/\nimages:\n");
+    world.commit("one of several");
+    let head = world.head();
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    let ran = world.released("svc-a/v1.2.3", &head).run(&["run"]);
+    ran.must(0, "deploy.done");
+    assert_eq!(ran.outputs["version"], "1.2.3");
+    assert!(world.runs_on("staging").contains("/demo:1.2.3@"), "{}", world.runs_on("staging"));
+    world.released("svc-b/v1.2.4", &head).run(&["run"]).must(0, "event.not-a-version");
+    world.released("v1.2.4", &head).run(&["run"]).must(0, "event.not-a-version");
+    // By hand both spellings are this project's, and the other's is nobody's here.
+    world.sandbox.with(|outside| outside.github.tags = vec![("svc-a/v1.2.3".into(), head.clone()), ("svc-b/v9.0.0".into(), head.clone())]);
+    world.run(&["deploy", "production", "1.2.3"]).must(0, "deploy.done");
+    let ran = world.run(&["deploy", "production", "svc-b/v9.0.0"]);
+    ran.must(2, "input.version");
+}

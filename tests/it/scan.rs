@@ -1,5 +1,6 @@
 //! `gates: [{scan: …}]`: what ECR's scan found, in every state that a scan can be in.
 
+use crate::life::Page;
 use crate::world::World;
 use tidegate::rehearse::scans::{Scanned, Scans};
 
@@ -45,6 +46,7 @@ fn what_is_too_severe_is_refused() {
     ran.must(4, "gate.scan");
     assert!(ran.err.contains("has 2 critical findings, and at most high is let through"), "{}", ran.err);
     assert!(ran.err.contains("critical: CVE-2025-3 in openssl 3.0.1") && ran.err.contains("--override scan --reason TEXT"), "{}", ran.err);
+    Page::default().shows("scan", "tidegate run", &ran);
     assert_eq!(world.runs_on("dev"), before);
     assert!(world.sandbox.with(|outside| !outside.repositories["demo"].tags.contains_key("latest")));
     assert_eq!(ran.count("/git/refs"), 0, "no lease: {}", ran.log.join("\n"));

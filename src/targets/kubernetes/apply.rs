@@ -184,7 +184,7 @@ impl Manifests {
                 sent(workload, object)?;
             }
         }
-        cluster.site.say(&format!("{} objects are applied in {}", self.items.len(), cluster.work.namespace));
+        cluster.site.say(&format!("{} applied in {}", objects(self.items.len()), cluster.work.namespace));
         Ok(())
     }
 
@@ -467,7 +467,11 @@ pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Opt
     }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &work.namespace);
     let _inventory = tokio::time::timeout(LIMIT, maps.delete(&inventory_name(site), &DeleteParams::default())).await;
-    Ok(Some(format!("{} objects in {} are gone", gone.len(), work.namespace)))
+    Ok(Some(format!("{} in {}: gone", objects(gone.len()), work.namespace)))
+}
+
+fn objects(count: usize) -> String {
+    if count == 1 { "1 object".into() } else { format!("{count} objects") }
 }
 
 /// Gone is what the cluster does not have any more, not what it has taken a request for.
