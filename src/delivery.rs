@@ -147,6 +147,9 @@ pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Re
     let decision = context::decide(&event, &loaded, &asked.request, &variables, &facts)?;
     let mut plan = plan::plan(&event, &loaded, &asked.request, &decision, &variables)?;
     let key = Key::new(&loaded.config.project, &plan.display_environment);
+    if store.kind() == Kind::Job {
+        plan.sweeps = None; // the other previews' leases are resource groups, which a job cannot take
+    }
     if plan.steps.iter().any(|step| matches!(step.work, Work::Lock | Work::Tags(_))) {
         plan.lock = Some(Lock { key: key.to_string(), scope: store.scope.clone(), store: store.kind() });
         plan.warnings = warnings(world, &loaded, &plan, &store, asked.lock_timeout);

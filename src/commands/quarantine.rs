@@ -125,7 +125,7 @@ async fn digests(place: &Place, what: &str) -> Result<(Option<String>, Vec<Strin
     }
     let version = gather::named(&place.loaded.config, what)?;
     let is_it = |record: &Record| record.version == version.as_str() && !record.images.is_empty();
-    let mut digests = BTreeSet::new();
+    let (mut digests, mut imageless) = (BTreeSet::new(), false);
     for (_, name) in place.names().await? {
         let key = Key::new(&place.loaded.config.project, &name);
         // It may have been delivered as more than one image: a little further back than the newest of them.
@@ -136,7 +136,12 @@ async fn digests(place: &Place, what: &str) -> Result<(Option<String>, Vec<Strin
             seen >= FURTHER
         };
         let history = place.store.history_until(&key, &enough).await?;
+        imageless |= history.iter().any(|record| record.version == version.as_str() && record.images.is_empty());
         digests.extend(history.iter().filter(|record| is_it(record)).flat_map(Record::digests));
+    }
+    if digests.is_empty() && imageless {
+        let sentence = format!("{version} was delivered without an image, and a quarantine is about images");
+        return Err(Error::new(Reason::InputVersion, sentence).hint("keep it out by a freeze, or by the program that deploys it"));
     }
     if digests.is_empty() {
         return Err(Error::new(Reason::InputVersion, format!("no record knows {version}"))

@@ -100,7 +100,11 @@ impl Checker<'_> {
             }
         }
         for (index, glob) in image.paths.iter().enumerate() {
-            if let Err(why) = globset::Glob::new(glob.strip_prefix('!').unwrap_or(glob)) {
+            let bare = glob.strip_prefix('!').unwrap_or(glob);
+            if bare.starts_with('/') || bare.starts_with("./") || bare.starts_with("..") {
+                let hint = "globs are relative to the root of the repository already, as \"ui/**\"";
+                self.report(&format!("{path}.paths[{index}]"), format!("{glob:?} would name nothing"), hint);
+            } else if let Err(why) = globset::Glob::new(bare) {
                 self.report(&format!("{path}.paths[{index}]"), format!("{glob:?} is no glob: {why}"), "write it as \"ui/**\"");
             }
         }

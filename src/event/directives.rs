@@ -14,7 +14,7 @@ pub enum Directive {
     Preview,
     /// `[tidegate set NAME=VALUE]`: a variable of its preview.
     Set(String, String),
-    /// Anything else in these brackets.
+    /// Anything else that looks like one, as it is written.
     Unknown(String),
 }
 
@@ -25,7 +25,7 @@ impl std::fmt::Display for Directive {
             Self::NoPreview => f.write_str("[tidegate preview=off]"),
             Self::Preview => f.write_str("[tidegate preview=on]"),
             Self::Set(name, value) => write!(f, "[tidegate set {name}={value}]"),
-            Self::Unknown(text) => write!(f, "[tidegate {text}]"),
+            Self::Unknown(text) => f.write_str(text),
         }
     }
 }
@@ -34,28 +34,31 @@ impl std::fmt::Display for Directive {
 const MOST: usize = 20;
 
 #[allow(clippy::expect_used)] // constant
-static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\[tidegate ([^\[\]\r\n]{1,200})\]").expect("a pattern"));
+static DIRECTIVE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?i)\[\s*(?:tidegate[ :_-][^\[\]\r\n]{1,200}|skip[ :_-]?tidegate)\s*\]").expect("a pattern"));
 /// Comments of a template, fenced and quoted text, and code: there directives are only talked about.
 #[allow(clippy::expect_used)] // constant
 static TALK: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?s)<!--.*?(-->|\z)|```.*?(```|\z)|~~~.*?(~~~|\z)|(?i:<blockquote.*?(</blockquote>|\z))|(?i:<pre.*?(</pre>|\z))|(?i:<code.*?(</code>|\z))|`[^`\n]*`|(?m:^[ \t]*>.*$)").expect("a pattern")
+    Regex::new(r"(?s)<!--.*?(-->|\z)|```.*?(```|\z)|~~~.*?(~~~|\z)|(?i:<blockquote.*?(</blockquote>|\z))|(?i:<pre.*?(</pre>|\z))|(?i:<code.*?(</code>|\z))|`[^`\n]*`|(?m-s:^[ \t]*>.*$)").expect("a pattern")
 });
 
 /// Every directive of a text, in its order.
 pub fn parse(text: &str) -> Vec<Directive> {
     let meant = TALK.replace_all(text, " ");
-    let found = DIRECTIVE.captures_iter(&meant).filter_map(|found| Some(directive(found.get(1)?.as_str().trim())));
-    found.take(MOST).collect()
+    DIRECTIVE.find_iter(&meant).map(|found| directive(found.as_str())).take(MOST).collect()
 }
 
-fn directive(text: &str) -> Directive {
-    match text {
+/// What is written in brackets; exactly so, or it is a slip.
+fn directive(written: &str) -> Directive {
+    let slip = || Directive::Unknown(written.to_owned());
+    let Some(text) = written.strip_prefix("[tidegate ").and_then(|rest| rest.strip_suffix(']')) else { return slip() };
+    match text.trim() {
         "skip" => Directive::Skip,
         "preview=off" => Directive::NoPreview,
         "preview=on" => Directive::Preview,
-        _longer => match text.strip_prefix("set ").and_then(|pair| pair.split_once('=')) {
+        longer => match longer.strip_prefix("set ").and_then(|pair| pair.split_once('=')) {
             Some((name, value)) => Directive::Set(name.trim().to_owned(), value.trim().to_owned()),
-            None => Directive::Unknown(text.to_owned()),
+            None => slip(),
         },
     }
 }
@@ -67,12 +70,11 @@ mod tests {
     #[test]
     fn directives_are_what_is_meant_and_not_what_is_talked_about() {
         let text = "Fix it [tidegate skip]\n\n> [tidegate preview=off]\n`[tidegate preview=on]`\n<!-- [tidegate skip] -->\n```\n[tidegate skip]\n```\n[tidegate set mode = fast ] [tidegate skp]";
-        let meant = [Directive::Skip, Directive::Set("mode".into(), "fast".into()), Directive::Unknown("skp".into())];
+        let meant = [Directive::Skip, Directive::Set("mode".into(), "fast".into()), Directive::Unknown("[tidegate skp]".into())];
         assert_eq!(parse(text), meant);
         for none in [
             "",
             "[tidegate]",
-            "[ tidegate skip]",
             "[tidegate \nskip]",
             "tidegate skip",
             "<!-- [tidegate skip]",
@@ -81,6 +83,13 @@ mod tests {
             "~~~\n[tidegate skip]",
         ] {
             assert_eq!(parse(none), [], "{none}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_one_is_told() {
+        for slip in ["[Tidegate Skip]", "[tidegate: skip]", "[tidegate-skip]", "[skip tidegate]", "[tidegate Skip]"] {
+            assert_eq!(parse(slip), [Directive::Unknown(slip.to_owned())], "{slip}");
         }
     }
 

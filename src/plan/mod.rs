@@ -334,7 +334,9 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         let values = variables::values(event, config, decision, variables);
         plan.is_preview = rules.is_preview();
         plan.on_partial = rules.on_partial;
-        plan.sweeps = rules.limits().filter(|_| plan.is_preview && !matches!(request, Request::Sweep(_)));
+        let closing = decision.outcome == Outcome::Remove && rules.deploy.iter().any(config::Target::is_removable);
+        let orphans = || closing.then(|| "of pull requests whose closing went unnoticed".to_owned());
+        plan.sweeps = rules.limits().or_else(orphans).filter(|_| plan.is_preview && !matches!(request, Request::Sweep(_)));
         let mut builder = Builder { event, loaded, config, name, rules, values, decision, plan: &mut plan };
         builder.display_name()?;
         builder.url()?;

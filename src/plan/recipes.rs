@@ -112,6 +112,10 @@ impl Builder<'_> {
 
     pub(super) fn fill(&self, path: &str, text: &str) -> Result<String> {
         self.values.fill(text).map_err(|why| {
+            if let (true, None, Some(version)) = (self.decision.by_hand, &self.decision.commit, &self.decision.version) {
+                let sentence = format!("there is no version {version}: neither git nor the forge knows such a tag, branch or commit");
+                return Error::new(Reason::InputVersion, sentence).hint("look at its spelling; git fetch --tags, or push the tag first");
+            }
             let path = format!("environments.{}.{path}", self.name);
             let hint = "use another placeholder here, or claim only events that have it".to_owned();
             self.loaded.error(Reason::ConfigInvalid, vec![(path, why, hint)])

@@ -17,7 +17,7 @@ use crate::gates::Override;
 use crate::inputs::Inputs;
 use crate::report::Report;
 use crate::run;
-use crate::state::{Kind, Store};
+use crate::state::Store;
 use crate::variables::Variables;
 use crate::world::World;
 use jiff::Timestamp;
@@ -114,6 +114,10 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
     for (name, _) in scene.environments() {
         config::refuse_unsupported(loaded, Some(name))?;
     }
+    if let Forge::Absent { why } = forge {
+        let sentence = format!("a sweep asks the forge which pull requests are open, and there is {why}");
+        return Err(Error::new(Reason::AuthMissing, sentence).hint("give the step a token; by hand GITHUB_TOKEN and --repository"));
+    }
     if scene.environments().next().is_none() {
         let sentence = "no environment of tidegate.yml is made by pull requests, so there are no previews";
         return Err(Error::new(Reason::InputEnvironment, sentence).hint("add one with `when: pull-request`"));
@@ -125,7 +129,11 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
         looked = look(world, &scene, &variables, Depth::Targets) => looked,
         () = world.cancel.cancelled() => Err(Error::new(Reason::Cancelled, "cancelled before anything was removed")),
     };
-    let (previews, unseen) = looked?;
+    let (previews, mut unseen) = looked?;
+    unseen.extend(previews.iter().filter(|preview| preview.is_open.is_none()).map(|preview| {
+        let sentence = format!("whether {} is open cannot be said: no answer, or the token may not read it", preview.pull_request);
+        (preview.name.clone(), Error::new(Reason::ForgeFailed, sentence).hint("permissions: {pull-requests: read}"))
+    }));
     let judged = scene.judged(previews, None);
     if judged.is_empty() && unseen.is_empty() {
         world.console.line("there are no previews");
@@ -152,11 +160,8 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
         // A schedule that sees nothing must not stay green.
         ([], Some((what, first))) => {
             world.console.bad(&said);
-            let sentence = format!(
-                "{} of the places where previews may be could not be looked at; the first, {what}: {}",
-                unseen.len(),
-                first.sentence
-            );
+            let sentence =
+                format!("{} of the places where previews may be could not be judged; the first, {what}: {}", unseen.len(), first.sentence);
             Err(Error { sentence, ..first.clone() })
         }
         ([], None) => {
@@ -172,9 +177,6 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
 pub async fn make_room(world: &World, asked: &Asked, prepared: &Prepared) {
     let Prepared { event, forge, store, plan, .. } = prepared;
     let (Some(_), Outcome::Deploy | Outcome::Remove, Some(environment)) = (&plan.sweeps, plan.outcome, &plan.environment) else { return };
-    if store.kind() == Kind::Job {
-        return; // the other previews' leases are resource groups, which a job cannot take
-    }
     let swept = async {
         let Some((loaded, _folder)) = merged(prepared).await? else { return Ok(()) };
         let scene = Scene { loaded: &loaded, event, forge, store };

@@ -129,7 +129,7 @@ fn what_nobody_knows_stays() {
     world.sandbox.with(|outside| outside.github.closed.push(7));
     world.sandbox.with(|outside| outside.github.silent_about.push(7));
     let ran = scheduled(&mut world).run(&["sweep"]);
-    assert!(ran.code == 0 && ran.err.contains("whether pull request #7 is open cannot be said"), "{}", ran.err);
+    assert!(ran.code == 1 && ran.err.contains("whether pull request #7 is open cannot be said"), "{}", ran.err);
     assert_eq!(namespaces(&world), ["demo-pr-7"]);
 }
 
