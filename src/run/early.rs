@@ -8,7 +8,7 @@ use crate::error::{Error, Reason, Result, Verdict};
 use crate::gates::order;
 use crate::plan::{MigrateRun, Work};
 use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome};
-use crate::state::records::{Record, paused};
+use crate::state::records::{Record, may_be_there, paused};
 use crate::state::{self, Kind};
 use crate::steps::image;
 use crate::targets::{self, Fence};
@@ -30,7 +30,7 @@ impl Runner<'_> {
         if plan.outcome == Outcome::Remove && !matches!(self.prepared.request, Request::Sweep(_)) {
             // Where no record tells, the targets are asked for what may be left.
             let removes = plan.steps.iter().any(|step| matches!(step.work, Work::Remove(_)));
-            let closed = !super::ledger::may_be_there(&history) && (!history.is_empty() || !removes);
+            let closed = !may_be_there(&history) && (!history.is_empty() || !removes);
             if closed {
                 self.ledger.clear().await?;
                 report.steps.push(done_before("remove", "nothing of it is open"));
@@ -48,22 +48,11 @@ impl Runner<'_> {
             self.ledger.clear().await?;
             self.ledger.mend_copy(newest).await;
             for step in &plan.steps {
-                match &step.work {
-                    Work::BackMerge(work) => drop(self.back_merge(work).await?), // opened once, and may have been refused before
-                    Work::Keep => drop(self.keep(newest.fence).await?),
-                    Work::Lock
-                    | Work::Tags(_)
-                    | Work::Record
-                    | Work::Image(_)
-                    | Work::After(_)
-                    | Work::Scan(_)
-                    | Work::Release(_)
-                    | Work::Drain(_)
-                    | Work::Migrate(_)
-                    | Work::Target(_)
-                    | Work::Trigger(_)
-                    | Work::Remove(_)
-                    | Work::RemovePreview => {}
+                if let Work::BackMerge(work) = &step.work {
+                    self.back_merge(work).await?; // it is opened once, and may have been refused before
+                }
+                if matches!(step.work, Work::Keep) {
+                    self.keep(newest.fence).await?; // the same
                 }
             }
             return Ok(true);

@@ -12,7 +12,7 @@ use crate::plan::Work;
 use crate::report::ReportedTarget;
 use crate::report::outputs::random;
 use crate::state::forge_records;
-use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, paused, state_of};
+use crate::state::records::{Did, Record, RecordedImage, Replaced, Shown, is_open, is_removed, paused, state_of};
 use crate::state::{Key, Kind};
 use crate::targets::{Fence, Memory};
 use crate::world::World;
@@ -488,19 +488,4 @@ impl Memory for StepMemory<'_> {
 async fn in_time<T>(telling: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_elapsed| Err(Error::new(Reason::ForgeFailed, "the forge did not answer in time"));
     tokio::time::timeout(COPY, telling).await.unwrap_or_else(late)
-}
-
-/// A record whose version still counts as there.
-pub fn is_open(record: &Record) -> bool {
-    record.ended.as_ref().is_none_or(|ended| ended.verdict == Verdict::Deployed)
-}
-
-/// A record after which nothing of a preview is left.
-pub fn is_removed(record: &Record) -> bool {
-    record.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Removed)
-}
-
-/// Whether something of a preview may be there: also of one whose every delivery failed.
-pub fn may_be_there(history: &[Record]) -> bool {
-    history.first().is_some_and(|newest| !is_removed(newest))
 }

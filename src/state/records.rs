@@ -383,6 +383,21 @@ pub fn is_settled(record: &Record) -> bool {
     record.ended.as_ref().is_some_and(|ended| matches!(ended.verdict, Verdict::Deployed | Verdict::Removed))
 }
 
+/// A record whose version still counts as there.
+pub fn is_open(record: &Record) -> bool {
+    record.ended.as_ref().is_none_or(|ended| ended.verdict == Verdict::Deployed)
+}
+
+/// A record after which nothing of a preview is left.
+pub fn is_removed(record: &Record) -> bool {
+    record.ended.as_ref().is_some_and(|ended| ended.verdict == Verdict::Removed)
+}
+
+/// Whether something of a preview may be there: also of one whose every delivery failed.
+pub fn may_be_there(history: &[Record]) -> bool {
+    history.first().is_some_and(|newest| !is_removed(newest))
+}
+
 /// How the forge shows a verdict.
 pub fn state_of(verdict: Verdict) -> DeploymentState {
     match verdict {

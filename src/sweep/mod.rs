@@ -149,10 +149,15 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
     if mode == Mode::Plan {
         return Ok((text, Ok(())));
     }
+    Ok((text, told(world, &swept, &unseen, judged.len())))
+}
+
+/// The last line, and the first failure of all.
+fn told(world: &World, swept: &[(&Preview, Report)], unseen: &[(String, Error)], seen: usize) -> Result<()> {
     let gone = swept.iter().filter(|(_, report)| matches!(report.reason, Reason::Removed | Reason::PreviewKept)).count();
     let failed: Vec<&Error> = swept.iter().filter_map(|(_, report)| report.error.as_ref()).collect();
-    let said = format!("swept: {gone} removed, {} kept", judged.len() - gone);
-    let ended = match (failed.as_slice(), unseen.first()) {
+    let said = format!("swept: {gone} removed, {} kept", seen - gone);
+    match (failed.as_slice(), unseen.first()) {
         ([first, ..], _) => {
             let sentence = format!("{} of {} previews could not be removed; the first: {}", failed.len(), swept.len(), first.sentence);
             Err(Error { sentence, ..(*first).clone() })
@@ -168,8 +173,7 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
             world.console.good(&said);
             Ok(())
         }
-    };
-    Ok((text, ended))
+    }
 }
 
 /// Before a preview is delivered: those go that `ttl` and `max` say, by the newest records alone. That this fails is said,
