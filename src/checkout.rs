@@ -117,9 +117,10 @@ impl Checkout {
         self.git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty())
     }
 
-    /// Whether a folder holds just what git has of it, but for what is ignored.
-    pub fn is_clean(&self, folder: &str) -> bool {
-        self.git(&["status", "--porcelain", "--untracked-files=normal", "--", folder]).is_some_and(|text| text.is_empty())
+    /// The first thing in a folder that is not as git has it; what git ignores does not count.
+    pub fn first_change(&self, folder: &str) -> Option<String> {
+        let status = self.git(&["status", "--porcelain", "--untracked-files=normal", "--", folder])?;
+        status.lines().next().and_then(|line| Some(line.trim().split_once(' ')?.1.trim().to_owned()))
     }
 
     /// How `one` relates to `other`. A shallow clone cannot say that a commit does *not* contain another.

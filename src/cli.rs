@@ -218,7 +218,7 @@ impl Delivery {
         if matches!(request, Request::Hotfix { .. }) {
             facts.branch = facts.branch.or_else(|| inputs.text("branch").map(str::to_owned));
         }
-        Ok(Asked { request, config, set, facts, lock_timeout: self.lock_timeout.0, lifted })
+        Ok(Asked { request, config, folder: None, set, facts, lock_timeout: self.lock_timeout.0, lifted })
     }
 
     /// The gates of the flags, or of the step's input: one on each line, or with commas.

@@ -25,6 +25,8 @@ pub struct Asked {
     pub request: Request,
     /// The configuration file named by hand.
     pub config: Option<PathBuf>,
+    /// The folder that its paths are relative to, where the file was read elsewhere.
+    pub folder: Option<PathBuf>,
     /// `--set NAME=VALUE`.
     pub set: Vec<(String, String)>,
     /// Facts by hand.
@@ -95,6 +97,9 @@ pub async fn prepare_about(world: &World, asked: &Asked, mut event: Event) -> Re
         }
         _other => error,
     })?;
+    if let Some(folder) = &asked.folder {
+        loaded.folder.clone_from(folder);
+    }
     Inputs::of(&world.vars).apply(&mut loaded.config)?;
     crate::run::lease::expiry(&world.vars)?;
     let variables = Variables::resolve(&loaded.config, &asked.set, &world.vars)?;

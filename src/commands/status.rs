@@ -94,6 +94,7 @@ async fn runs_there(world: &World, args: &Args, place: &Place, live: &Record) ->
     let asked = Asked {
         request,
         config: Some(place.loaded.file.clone().into()),
+        folder: None,
         set: parse_set(&Inputs::of(&world.vars).lines("set")).unwrap_or_default(),
         facts: args.at.facts.clone(),
         lock_timeout: Duration::ZERO,
@@ -164,6 +165,9 @@ fn table(rows: &[Value]) -> Vec<String> {
 fn remarks(row: &Value) -> String {
     let text = |pointer: &str| row.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut said = Vec::new();
+    if text("/version").is_empty() && !row.pointer("/last").is_some_and(Value::is_object) {
+        said.push("nothing was delivered yet".to_owned());
+    }
     if row.pointer("/lease/holder").is_some_and(Value::is_object) {
         said.push(
             super::lock::sentence(row.pointer("/lease").unwrap_or(&Value::Null))

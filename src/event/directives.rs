@@ -39,7 +39,7 @@ static DIRECTIVE: LazyLock<Regex> =
 /// Comments of a template, fenced and quoted text, and code: there directives are only talked about.
 #[allow(clippy::expect_used)] // constant
 static TALK: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?s)<!--.*?(-->|\z)|```.*?(```|\z)|~~~.*?(~~~|\z)|(?i:<blockquote.*?(</blockquote>|\z))|(?i:<pre.*?(</pre>|\z))|(?i:<code.*?(</code>|\z))|`[^`\n]*`|(?m-s:^[ \t]*>.*$)").expect("a pattern")
+    Regex::new(r"(?s)<!--.*?(-->|\z)|```.*?(```|\z)|~~~.*?(~~~|\z)|(?i:<blockquote(\s[^>]*)?>.*?(</blockquote>|\z))|(?i:<pre(\s[^>]*)?>.*?(</pre>|\z))|(?i:<code(\s[^>]*)?>.*?(</code>|\z))|`[^`\n]*`|(?m-s:^[ \t]*>.*$)").expect("a pattern")
 });
 
 /// Every directive of a text, in its order.
@@ -72,6 +72,7 @@ mod tests {
         let text = "Fix it [tidegate skip]\n\n> [tidegate preview=off]\n`[tidegate preview=on]`\n<!-- [tidegate skip] -->\n```\n[tidegate skip]\n```\n[tidegate set mode = fast ] [tidegate skp]";
         let meant = [Directive::Skip, Directive::Set("mode".into(), "fast".into()), Directive::Unknown("[tidegate skp]".into())];
         assert_eq!(parse(text), meant);
+        assert_eq!(parse("Handle Option<Preview>, <prefix> and <codec> [tidegate skip]"), [Directive::Skip]);
         for none in [
             "",
             "[tidegate]",

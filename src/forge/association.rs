@@ -18,7 +18,7 @@ impl GitHub {
         let Some(sha) = &event.sha else { return Ok(Vec::new()) };
         let brought = is_of_pull_request(event.more.text.as_deref().unwrap_or_default());
         let tries = if brought { 3 } else { 1 };
-        if let Some(pull) = self.pull_request_of(sha, event.branch.as_deref(), tries).await? {
+        if let Some(pull) = self.pull_request_of(sha, None, tries).await? {
             return Ok(of_name(&pull.association));
         }
         let Some(login) = event.actor.as_ref().filter(|_| !brought) else { return Ok(Vec::new()) };

@@ -115,13 +115,25 @@ impl Search {
             let hint = format!("to take it out: tidegate quarantine {} --lift --reason TEXT", held.digest);
             return Err(Error::new(Reason::GateQuarantined, held.sentence()).hint(hint));
         }
+        let by_name = to.is_some();
         let sentence = match to {
             Some(to) => format!("{to} was not delivered to {environment}, as far back as its records go"),
-            None => format!("there is nothing good before {} on {environment}", live.version),
+            None => {
+                let why = if known.len() > 1 { ": what else was delivered there was gone back from" } else { "" };
+                format!("there is nothing good before {} on {environment}{why}", live.version)
+            }
         };
-        let hint = match known.is_empty() {
-            true => "no delivery there has ended well".to_owned(),
-            false => format!("delivered there: {}; any other version goes by `tidegate deploy {environment} VERSION`", known.join(", ")),
+        let hint = match (known.is_empty(), by_name) {
+            (true, _) => "no delivery there has ended well".to_owned(),
+            (false, false) if known.len() > 1 => {
+                format!(
+                    "delivered there: {}; `tidegate rollback {environment} --to VERSION` takes one of them all the same",
+                    known.join(", ")
+                )
+            }
+            (false, _) => {
+                format!("delivered there: {}; any other version goes by `tidegate deploy {environment} VERSION`", known.join(", "))
+            }
         };
         Err(Error::new(Reason::InputVersion, sentence).hint(hint))
     }

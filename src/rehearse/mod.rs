@@ -195,6 +195,7 @@ impl<'a> Stage<'a> {
         let asked = Asked {
             request,
             config,
+            folder: None,
             set: Vec::new(),
             facts: FactFlags::default(),
             lock_timeout: DEFAULT_TIMEOUT,

@@ -147,6 +147,16 @@ impl Runner<'_> {
         self.ledger.confirm_lease().await?;
         let (images, memory, fence) = (BTreeMap::new(), self.ledger.memory(id), self.ledger.fence()?);
         let site = self.site(id, &images, &fence, &memory);
-        Ok(Answer::Removed(targets::remove(&site, work).await?))
+        let is_recorded = self.ledger.newest().await.is_some();
+        if !is_recorded && matches!(work.system, System::Command(_)) {
+            return Ok(Answer::Removed(None)); // a program cannot be asked, and nothing was made by it
+        }
+        match targets::remove(&site, work).await {
+            Err(error) if error.gone && !is_recorded => {
+                site.say(&error.sentence); // a namesake of another repository's
+                Ok(Answer::Removed(None))
+            }
+            removed => removed.map(Answer::Removed),
+        }
     }
 }

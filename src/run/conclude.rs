@@ -20,7 +20,7 @@ pub(super) fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
             let removes = plan.steps.iter().any(|step| matches!(step.work, Work::Remove(_)));
             let rest = match (plan.has_targets, removes) {
                 (true, false) => "what runs for it was not made by tidegate, or cannot be removed by it (docs: previews), and goes on",
-                (true, true) => "nothing of ours is left of it",
+                (true, true) => "nothing that tidegate made is left of it; what others made goes on",
                 (false, _) => "nothing of it ran",
             };
             report.sentence = format!("{} is closed; {rest}", plan.display_environment);

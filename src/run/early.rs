@@ -11,7 +11,7 @@ use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOut
 use crate::state::records::{Record, may_be_there, paused};
 use crate::state::{self, Kind};
 use crate::steps::image;
-use crate::targets::{self, Fence};
+use crate::targets::{self, Fence, System};
 use std::collections::BTreeMap;
 
 impl Runner<'_> {
@@ -29,7 +29,8 @@ impl Runner<'_> {
         self.ledger.saw(&history).await;
         if plan.outcome == Outcome::Remove && !matches!(self.prepared.request, Request::Sweep(_)) {
             // Where no record tells, the targets are asked for what may be left.
-            let removes = plan.steps.iter().any(|step| matches!(step.work, Work::Remove(_)));
+            let removes =
+                plan.steps.iter().any(|step| matches!(&step.work, Work::Remove(work) if !matches!(work.system, System::Command(_))));
             let closed = !may_be_there(&history) && (!history.is_empty() || !removes);
             if closed {
                 self.ledger.clear().await?;

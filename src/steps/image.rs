@@ -2,7 +2,7 @@
 
 use super::engine;
 use super::recipe::{Of, Recipe};
-use crate::checkout::Checkout;
+use crate::checkout::{Ancestry, Checkout};
 use crate::config::{EnsureMode, EnsureRepository};
 use crate::error::{Error, Reason, Result};
 use crate::event::short;
@@ -136,9 +136,9 @@ async fn unchanged(job: &Job<'_>, store: &Store, recipe: &Recipe) -> Result<Opti
 /// Lets later commits find it by what it was made from. What a pull request built is for that pull request alone.
 async fn remember(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifest) {
     let Some(tag) = recipe.tag().filter(|_| job.image.build.is_trusted) else { return };
-    if !job.world.rehearsal && !Checkout::at(job.folder).is_clean(&job.image.build.image.context) {
-        let what = "files here are changed or not committed, so later versions do not take it for theirs";
-        return job.world.console.line(&format!("  {}: no tag {tag}: {what}", job.image.name));
+    if let Some(file) = Checkout::at(job.folder).first_change(&job.image.build.image.context).filter(|_| !job.world.rehearsal) {
+        let then = "so the image may hold what no commit has, and later versions build their own (`.gitignore` what does not matter)";
+        return job.world.console.warning(&format!("{}: {file} is changed or not committed, {then}", job.image.name));
     }
     match store.tag(manifest, &tag).await {
         Err(error) if error.reason != Reason::VersionConflict => job.world.console.warning(&format!(
@@ -187,13 +187,22 @@ async fn reuse(job: &Job<'_>, store: &Store, recipe: &Recipe, manifest: &Manifes
         // By hand a version is taken as it is, but not when its tag stands for another commit by now.
         (Action::Reuse, Some(there), Some(wanted)) if there == wanted => {}
         (Action::Reuse, None, _) | (Action::Reuse, _, None) => {}
-        // It may be older than its version, and tidegate.yml may have changed since.
-        (Action::Reuse, Some(_), Some(_)) if !job.image.build.image.paths.is_empty() => {}
+        // It may be older than its version, and tidegate.yml may have changed since; but a tag may have been moved, too.
+        (Action::Reuse, Some(there), Some(wanted)) if !job.image.build.image.paths.is_empty() && may_be_of(job, there, wanted).await? => {}
         (Action::Reuse | Action::Build | Action::Promote, _, _) => same_recipe(job, recipe, manifest, &about)?,
     }
     let pushed = pushed(job, store, manifest, &about);
     let note = "already in the registry; not built".to_owned();
     Ok(Ready { pushed, how: How::Reused, note, manifest: manifest.clone(), registry: store.clone() })
+}
+
+/// Whether an image that was built at a commit may be that of a later one. What nobody knows is not held against it.
+async fn may_be_of(job: &Job<'_>, built_at: &str, wanted: &str) -> Result<bool> {
+    if let Some(contained) = Checkout::at(job.folder).contains(wanted, built_at) {
+        return Ok(contained);
+    }
+    let relation = job.forge.compare(built_at, wanted).await?;
+    Ok(relation.is_none_or(|relation| matches!(relation, Ancestry::Same | Ancestry::Newer)))
 }
 
 fn same_recipe(job: &Job<'_>, recipe: &Recipe, manifest: &Manifest, about: &About) -> Result<()> {

@@ -5,8 +5,8 @@ use super::judge::Preview;
 use crate::config::Environment;
 use crate::error::{Error, Result};
 use crate::plan;
-use crate::state::Key;
 use crate::state::records::{Record, may_be_there};
+use crate::state::{Key, Kind};
 use crate::targets::previews::{Mark, marks};
 use crate::variables::Variables;
 use crate::world::World;
@@ -63,8 +63,10 @@ async fn by_records(scene: &Scene<'_>, depth: Depth) -> Result<BTreeMap<String, 
 
 fn of_history(scene: &Scene<'_>, name: String, history: &[Record]) -> Option<Preview> {
     let newest = history.first().filter(|_| may_be_there(history))?;
+    // What the forge keeps is this repository's, whatever it was called.
+    let is_shared = matches!(scene.store.kind(), Kind::S3 | Kind::Redis | Kind::File);
     let elsewhere = newest.repository.as_deref().is_some_and(|repository| Some(repository) != scene.forge.repository());
-    if elsewhere {
+    if is_shared && elsewhere {
         return None; // a project of the same name keeps its records in the same store
     }
     // An environment may have another key by now: then the name tells.

@@ -212,10 +212,11 @@ pub async fn make_room(world: &World, asked: &Asked, prepared: &Prepared) {
     }
 }
 
-/// The configuration that was merged: that of the branch which the pull request goes to.
+/// The configuration that was merged: that of the default branch.
 async fn merged(prepared: &Prepared) -> Result<Option<(Loaded, tempfile::TempDir)>> {
     let Prepared { loaded, event, forge, .. } = prepared;
-    let Some(branch) = event.base.as_ref().or(event.default_branch.as_ref()) else { return Ok(None) };
+    // Not that of the base: anybody may open a pull request against a branch of their own.
+    let Some(branch) = event.default_branch.as_ref().or(event.base.as_ref()) else { return Ok(None) };
     let name = Path::new(&loaded.file).file_name().unwrap_or(OsStr::new(config::FILE_NAME));
     let prefix = Checkout::at(&loaded.folder).prefix().unwrap_or_default();
     let path = format!("{prefix}{}", name.to_string_lossy());
@@ -224,7 +225,9 @@ async fn merged(prepared: &Prepared) -> Result<Option<(Loaded, tempfile::TempDir
     let folder = tempfile::tempdir().map_err(failed)?;
     let file = folder.path().join(config::FILE_NAME);
     std::fs::write(&file, text).map_err(failed)?;
-    Ok(Some((config::load(Some(&file))?, folder)))
+    let mut merged = config::load(Some(&file))?;
+    merged.folder.clone_from(&loaded.folder); // its programs and stores are where they are
+    Ok(Some((merged, folder)))
 }
 
 /// What all removals have in common.
@@ -268,6 +271,7 @@ async fn remove_all<'p>(
         let asked = Asked {
             request: Request::Sweep(Box::new(sweep)),
             config: Some(removal.file.into()),
+            folder: Some(scene.loaded.folder.clone()),
             set: removal.set.to_vec(),
             facts: FactFlags::default(),
             lock_timeout: removal.lock_timeout,

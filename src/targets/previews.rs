@@ -1,7 +1,7 @@
 //! What targets have of previews, by their own marks: where records are lost, these tell.
 
-use super::{System, Work, heroku, kubernetes};
-use crate::error::Result;
+use super::{Site, System, Work, heroku, kubernetes};
+use crate::error::{Error, Reason, Result};
 use crate::world::World;
 use jiff::Timestamp;
 
@@ -23,6 +23,18 @@ impl Mark {
     pub(super) fn of(owner: &str, project: &str, repository: Option<&str>, place: &str, since: Option<Timestamp>) -> Option<Self> {
         let environment = owner.strip_prefix(project)?.strip_prefix('/')?.to_owned();
         Some(Self { environment, repository: repository.map(str::to_owned), place: place.to_owned(), since })
+    }
+}
+
+/// Refuses what another repository's run made. Where no forge says which repository this is, the owner's mark has to do.
+pub(super) fn check_repository(site: &Site<'_>, made_by: Option<&str>, what: &str) -> Result<()> {
+    match (made_by, site.forge.repository()) {
+        (Some(there), Some(here)) if !there.eq_ignore_ascii_case(here) => {
+            let sentence = format!("{what} was made by {there}, not by {here}: it stays");
+            let hint = "if the repository was renamed or moved, remove it by hand, or write the new name there";
+            Err(Error { gone: true, ..Error::new(Reason::TargetInput, sentence) }.hint(hint))
+        }
+        (Some(_) | None, _) => Ok(()),
     }
 }
 

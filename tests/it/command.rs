@@ -11,7 +11,7 @@ fn script(text: &str, keys: &str) -> World {
     world
 }
 
-fn write(world: &World, name: &str, text: &str) {
+pub fn write(world: &World, name: &str, text: &str) {
     world.write(name, &format!("#!/bin/sh\n{text}\n"));
     std::fs::set_permissions(world.path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
     world.commit(name);
@@ -195,6 +195,10 @@ fn a_preview_is_removed_by_a_command() {
     world.write("tidegate.yml", &format!("{head}{target}"));
     let head = world.commit("previews");
     world.git(&["add", "preview"]);
+    // Nothing was made yet, so there is nothing to take away.
+    let ran = world.pull_request("closed", |_| {}).run(&["run"]);
+    ran.must(0, "preview.kept");
+    assert!(!world.path("did").exists(), "{}", ran.err);
     world.pull_request("opened", |_| {}).run(&["run"]).must(0, "deploy.done");
     // Lying twin: it does not end well, so nothing is removed, and the record stays open.
     world.write("stuck", "");

@@ -221,7 +221,7 @@ fn all_that_is_built_counts() {
     change(&world, "ui/app", "three\n");
     let ran = world.pushed().run(&["run"]);
     ran.must(0, "deploy.done");
-    assert!(ran.err.contains("files here are changed or not committed"), "{}", ran.err);
+    assert!(ran.err.contains("ui/leftover is changed or not committed"), "{}", ran.err);
     std::fs::remove_file(world.path("ui/leftover")).unwrap();
     world.commit("nothing");
     assert_eq!(builds(&world.pushed().run(&["run"])), 1, "it is built again, without the leftover");
@@ -243,4 +243,22 @@ fn an_older_version_is_deployed_from_anywhere() {
     let ran = world.run(&["deploy", "dev", &old]);
     ran.must(0, "deploy.done");
     assert_eq!((builds(&ran), digest(&runs(&world, "dev", "ui"))), (0, digest(&first)));
+}
+
+/// A version by hand is what its tag stands for, unless git says by now that it stands for something else.
+#[test]
+fn a_moved_tag_is_not_taken_for_an_unchanged_image() {
+    let mut world = world();
+    world.real_git();
+    let old = change(&world, "ui/app", "two\n");
+    world.pushed().run(&["run"]).must(0, "deploy.done");
+    world.git(&["tag", "v1.0.0", &old]);
+    world.released("v1.0.0", &old).run(&["run"]).must(0, "deploy.done");
+    // Somebody moves it to work that does not contain what the image was built from.
+    world.git(&["switch", "--quiet", "-c", "other", &format!("{old}~1")]);
+    let moved = change(&world, "ui/app", "three\n");
+    world.git(&["tag", "--force", "v1.0.0", &moved]);
+    let payload = json!({"ref": "refs/heads/main", "inputs": {}, "repository": crate::world::repository(), "sender": {"login": "octocat"}});
+    let ran = world.event("workflow_dispatch", &payload).run(&["deploy", "dev", "1.0.0"]);
+    ran.must(2, "version.conflict");
 }

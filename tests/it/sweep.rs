@@ -271,7 +271,11 @@ fn another_repositorys_preview_of_the_same_name_stays() {
     assert!(ran.err.contains("pull request #9 is open: its preview stays"), "{}", ran.err);
     let ran = world.pull_request("closed", number(9)).run(&["run"]);
     ran.must(0, "preview.kept");
-    assert!(ran.err.contains("was made by bob/demo (config var TIDEGATE_REPOSITORY): it stays"), "{}", ran.err);
+    assert!(
+        ran.err.contains("the app demo-pr-9 (config var TIDEGATE_REPOSITORY) was made by bob/demo, not by acme/demo: it stays"),
+        "{}",
+        ran.err
+    );
 }
 
 /// What a pull request writes into its own tidegate.yml decides about no other one's preview.
@@ -312,6 +316,40 @@ fn a_renamed_environment_still_has_its_previews() {
     world.sandbox.with(|outside| outside.github.closed.push(7));
     assert_eq!(scheduled(&mut world).run(&["sweep"]).code, 0);
     assert_eq!(namespaces(&world), [] as [&str; 0]);
+}
+
+/// Room is made by the rules of the default branch, in the folder where their programs are.
+#[test]
+fn a_command_makes_room_too() {
+    let mut world = World::new();
+    let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
+    let (head, _) = text.split_once("  preview:\n").unwrap();
+    let target = "command: {run: [./preview, make, \"{pr}\"], remove: [./preview, unmake, \"{pr}\"]}";
+    let preview =
+        format!("  preview:\n    when: pull-request\n    name: \"{{project}}-pr-{{pr}}\"\n    max: 1\n    deploy:\n      - {target}\n");
+    world.write("tidegate.yml", &format!("{head}{preview}"));
+    crate::command::write(&world, "preview", "echo \"$*\" >> did");
+    for (pr, days) in [(7, 3), (8, 0)] {
+        days_ago(&world, days);
+        opened(&mut world, pr);
+    }
+    assert_eq!(std::fs::read_to_string(world.path("did")).unwrap(), "make 7\nunmake 7\nmake 8\n");
+}
+
+/// Several repositories have previews in one namespace: what this one applied goes, the namespace stays.
+#[test]
+fn what_was_applied_into_anothers_namespace_goes() {
+    let mut world = clusters("");
+    let annotations = json!({"tidegate.dev/repository": "acme/other"});
+    let metadata =
+        json!({"name": "demo-pr-7", "uid": "u", "labels": {"tidegate.dev/owner": "other.other-pr-7"}, "annotations": annotations});
+    let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+    world.sandbox.with(|outside| outside.cluster.objects.insert(("namespaces".into(), String::new(), "demo-pr-7".into()), made));
+    opened(&mut world, 7);
+    let ran = world.pull_request("closed", number(7)).run(&["run"]);
+    ran.must(0, "preview.removed");
+    assert!(ran.err.contains("1 object in demo-pr-7: gone"), "{}", ran.err);
+    assert_eq!(namespaces(&world), ["demo-pr-7"]);
 }
 
 /// A new preview makes itself room, without a schedule.

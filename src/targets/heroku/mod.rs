@@ -126,10 +126,7 @@ pub async fn remove(site: &Site<'_>, work: &Work) -> Result<Option<String>> {
         return Ok(None);
     }
     let repository = has.get(vars::REPOSITORY).and_then(Value::as_str);
-    if repository.is_some_and(|repository| Some(repository) != site.forge.repository()) {
-        site.say(&format!("the app {app} was made by {} (config var {}): it stays", repository.unwrap_or_default(), vars::REPOSITORY));
-        return Ok(None);
-    }
+    super::previews::check_repository(site, repository, &format!("the app {app} (config var {})", vars::REPOSITORY))?;
     deploy.delete().await?;
     Ok(Some(format!("the Heroku app {app} is deleted, with its add-ons")))
 }

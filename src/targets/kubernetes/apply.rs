@@ -431,13 +431,13 @@ pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Opt
     let what = format!("the namespace {} cannot be read", work.namespace);
     let namespace = bounded(namespaces.get_opt(&work.namespace), &what).await?;
     let Some(namespace) = namespace else { return Ok(None) };
-    let repository = namespace.annotations().get(REPOSITORY);
-    if repository.is_some_and(|repository| Some(repository.as_str()) != site.forge.repository()) {
-        let by = repository.map(String::as_str).unwrap_or_default();
-        site.say(&format!("the namespace {} was made by {by} (annotation {REPOSITORY}): it stays", work.namespace));
-        return Ok(None);
-    }
     if namespace.labels().get(OWNER) == Some(&owner(site)) {
+        // Objects of ours in a namespace of somebody else go one by one; a namespace of another repository's same preview stays.
+        crate::targets::previews::check_repository(
+            site,
+            namespace.annotations().get(REPOSITORY).map(String::as_str),
+            &format!("the namespace {} (annotation {REPOSITORY})", work.namespace),
+        )?;
         if namespace.metadata.deletion_timestamp.is_none() {
             let what = format!("the namespace {} cannot be deleted", work.namespace);
             let preconditions = Some(Preconditions { uid: namespace.uid(), resource_version: None });
