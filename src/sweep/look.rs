@@ -88,7 +88,7 @@ fn add(
     let Mark { environment: name, repository, place, since } = mark;
     let Some(number) = scene.number_of(rules, &name) else { return };
     let ours = match &repository {
-        Some(repository) => Some(repository.as_str()) == scene.forge.repository(),
+        Some(repository) => scene.forge.repository().is_some_and(|here| repository.eq_ignore_ascii_case(here)),
         None => previews.contains_key(&name),
     };
     if !ours {

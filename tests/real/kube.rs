@@ -253,6 +253,15 @@ fn a_preview_brings_its_namespace_and_takes_it_away() {
     assert!(ran.err.contains("the namespace demo-pr-12 is gone"), "{}", ran.err);
     let spaces: Api<Namespace> = Api::all(cluster.client.clone());
     assert!(cluster.world.runtime().block_on(async { spaces.get_opt("demo-pr-12").await.unwrap() }).is_none());
+    // Its closing goes unnoticed, and its records are lost: the marks in the cluster are enough.
+    cluster.world.pull_request("opened", |_| {}).run(&["run"]).must(0, "deploy.done");
+    cluster.world.sandbox.with(|outside| {
+        outside.github.deployments.clear();
+        outside.github.closed.push(12);
+    });
+    let ran = cluster.world.run(&["sweep"]);
+    assert!(ran.code == 0 && ran.err.contains("the namespace demo-pr-12 is gone"), "{}", ran.err);
+    assert!(cluster.world.runtime().block_on(async { spaces.get_opt("demo-pr-12").await.unwrap() }).is_none());
 }
 
 #[test]
