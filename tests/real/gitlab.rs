@@ -149,7 +149,7 @@ impl Project {
         assert!(world.runs_on("demo-pr-12").contains(&format!("mr-12-{version}@")), "{}", world.runs_on("demo-pr-12"));
 
         world.sandbox.with(|outside| outside.gitlab.merge_requests.get_mut(&12).unwrap().state = "merged".into());
-        self.pipeline("merge_request_event", &preview, Some("tidegate:preview-stop")).must(0, "its workloads were not made by tidegate");
+        self.pipeline("merge_request_event", &preview, Some("tidegate:preview-stop")).must(0, "was not made by tidegate");
 
         let notes = world.sandbox.with(|outside| outside.gitlab.notes.clone());
         assert_eq!(
