@@ -3,7 +3,7 @@
 use crate::commands;
 use crate::config::Span;
 use crate::context::Request;
-use crate::delivery::{Asked, parse_set};
+use crate::delivery::{Asked, set_of};
 use crate::doctor;
 use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
@@ -210,8 +210,7 @@ impl Delivery {
     /// Flags and action inputs as one request.
     pub fn asked(&self, request: Request, vars: &Vars) -> Result<Asked> {
         let inputs = Inputs::of(vars);
-        let mut set = parse_set(&inputs.lines("set"))?;
-        set.extend(parse_set(&self.set)?); // the later one wins: flags over inputs
+        let set = set_of(&inputs, &self.set)?;
         let config = self.file.config.clone().or_else(|| inputs.path("config"));
         let lifted = Override::parse(self.lifted(&inputs)?, self.reason.clone().or_else(|| inputs.text("reason").map(str::to_owned)))?;
         let mut facts = self.facts.clone();

@@ -213,8 +213,14 @@ fn warnings(world: &World, loaded: &Loaded, plan: &Plan, store: &Store, lock_tim
     warnings
 }
 
-/// `NAME=VALUE` pairs from `--set` and from the action's multi-line input.
-pub fn parse_set(texts: &[String]) -> Result<Vec<(String, String)>> {
+/// `NAME=VALUE` pairs of the action's input `set` and of `--set`. The later one of a name wins: flags over inputs.
+pub fn set_of(inputs: &Inputs<'_>, flags: &[String]) -> Result<Vec<(String, String)>> {
+    let mut set = parse_set(&inputs.lines("set"))?;
+    set.extend(parse_set(flags)?);
+    Ok(set)
+}
+
+fn parse_set(texts: &[String]) -> Result<Vec<(String, String)>> {
     let lines = texts.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty());
     let pair = |line: &str| {
         let (name, value) = line.split_once('=').ok_or_else(|| {

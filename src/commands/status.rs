@@ -5,7 +5,7 @@ use super::place::Place;
 use crate::cli::Format;
 use crate::config::{Environment, When, WhenEvent};
 use crate::context::{Outcome, Request};
-use crate::delivery::{self, Asked, parse_set};
+use crate::delivery::{self, Asked, set_of};
 use crate::error::{Error, Result};
 use crate::event::short;
 use crate::gates::{Gate, Override};
@@ -95,7 +95,7 @@ async fn runs_there(world: &World, args: &Args, place: &Place, live: &Record) ->
         request,
         config: Some(place.loaded.file.clone().into()),
         folder: None,
-        set: parse_set(&Inputs::of(&world.vars).lines("set")).unwrap_or_default(),
+        set: set_of(&Inputs::of(&world.vars), &[]).unwrap_or_default(),
         facts: args.at.facts.clone(),
         lock_timeout: Duration::ZERO,
         lifted,

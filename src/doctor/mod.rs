@@ -8,7 +8,7 @@ use crate::cli::{File, Format};
 use crate::commands::place::Place;
 use crate::config::{self, Loaded};
 use crate::context::{Decision, Outcome, Request};
-use crate::delivery::parse_set;
+use crate::delivery::set_of;
 use crate::error::{Error, Reason, Result};
 use crate::event::FactFlags;
 use crate::plan::{self, Plan};
@@ -138,7 +138,7 @@ async fn with_config(world: &World, args: &Args, place: &Place, found: &mut Vec<
     }
     found.push(here::configuration(&place.loaded));
     found.extend(here::context(world, place));
-    let set = parse_set(&crate::inputs::Inputs::of(&world.vars).lines("set"))?;
+    let set = set_of(&crate::inputs::Inputs::of(&world.vars), &[])?;
     let variables = match Variables::resolve(config, &set, &world.vars) {
         Ok(variables) => variables,
         Err(error) => {

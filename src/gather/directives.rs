@@ -24,7 +24,7 @@ pub fn assumed(event: &Event, config: &Config) -> Told {
         (Some(told), _) => told,
         (None, Some(association)) => judge(said, config, &of_name(association)),
         (None, None) => {
-            let first = said.first().map(ToString::to_string).unwrap_or_default();
+            let first = first_of(&said);
             Told { assumed: Some(format!("whoever wrote {first} may give directives")), ..known(said) }
         }
     }
@@ -39,7 +39,7 @@ pub async fn told(event: &Event, config: &Config, forge: &Forge) -> Result<Told>
     let who = match (&event.more.association, forge) {
         (Some(association), _) => of_name(association),
         (None, Forge::Absent { why }) => {
-            let first = said.first().map(ToString::to_string).unwrap_or_default();
+            let first = first_of(&said);
             let left = vec![format!("{first} is not taken: nobody can be asked who its author is, as there is {why}")];
             return Ok(Told { left, ..Told::default() });
         }
@@ -68,13 +68,18 @@ fn judge(said: Vec<Directive>, config: &Config, who: &[Association]) -> Told {
     if who.iter().any(|association| config.trust.directives.contains(association)) {
         return known(said);
     }
-    let first = said.first().map(ToString::to_string).unwrap_or_default();
+    let first = first_of(&said);
     let who = who.first().map_or("nobody that the forge knows here", |association| association.name());
     let wanted: Vec<&str> = config.trust.directives.iter().map(|association| association.name()).collect();
     Told {
         left: vec![format!("{first} is not taken: its author is {who}, and `trust.directives` names {}", wanted.join(", "))],
         ..Told::default()
     }
+}
+
+/// One of them, for sentences about all.
+fn first_of(said: &[Directive]) -> String {
+    said.first().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Those that tidegate knows; the others are named.

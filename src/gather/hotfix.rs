@@ -170,10 +170,9 @@ impl Sources<'_> {
                 Some(relation) => Ok(Some(relation)),
                 None => {
                     let (base, head) = (base.to_owned(), head.to_owned());
-                    let related = move |git: &Checkout| match (git.contains(&head, &base)?, head == base) {
-                        (true, true) => Some(Ancestry::Same),
-                        (true, false) => Some(Ancestry::Newer),
-                        (false, _) => git.ancestry(&head, &base),
+                    let related = move |git: &Checkout| match git.contains(&head, &base)? {
+                        true => Some(Ancestry::Newer), // that both are the same was answered above
+                        false => git.ancestry(&head, &base),
                     };
                     Ok(super::deepened(self.checkout, None, related).await)
                 }

@@ -54,7 +54,8 @@ pub struct Plan {
     /// Gates that a person lifted, with the reason.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lifted: Vec<String>,
-    /// Which previews make room before this one is delivered; none where neither `ttl` nor `max` says so.
+    /// Which previews go before this one is delivered or removed: those that `ttl` and `max` say, and at a closing those
+    /// whose own closing went unnoticed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sweeps: Option<String>,
     /// What can be foreseen to go wrong.
@@ -342,8 +343,8 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
         builder.url()?;
         builder.plan.has_targets = builder.has_targets();
         match (decision.outcome, request, event.kind) {
-            (Outcome::Remove, Request::Sweep(sweep), _) => builder.swept(sweep)?,
-            (Outcome::Remove, _, _) => builder.pull_request_closed()?,
+            (Outcome::Remove, Request::Sweep(sweep), _) => builder.pull_request_closed(&sweep.found)?,
+            (Outcome::Remove, _, _) => builder.pull_request_closed(&[])?,
             (_, Request::PrOpened, _) | (_, Request::Event, Kind::PullRequest | Kind::MergeRequest) => builder.pull_request_opened()?,
             (_, Request::Release, _) | (_, Request::Event, Kind::Release | Kind::PushTag) => builder.released()?,
             (_, Request::Merge, _) | (_, Request::Event, Kind::PushBranch) => builder.merged()?,
@@ -366,7 +367,7 @@ pub fn removable(event: &Event, loaded: &Loaded, environment: &str, variables: &
     let values = variables::values(&event, config, &decision, variables);
     let mut plan = Plan::empty(Outcome::Remove, Reason::Planned, String::new());
     let builder = Builder { event: &event, loaded, config, name, rules, values, decision: &decision, plan: &mut plan };
-    builder.removable()
+    Ok(builder.removable()?.into_iter().map(|(index, work, _place)| (index, work)).collect())
 }
 
 /// SHA-256 over the canonical plan: it holds neither times nor live facts.

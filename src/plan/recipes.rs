@@ -2,7 +2,7 @@
 
 use super::{Action, BackMergeWork, Build, DrainWork, Plan, PlannedGate, PlannedImage, ReleaseWork, Step, Work};
 use crate::config::{self, Config, Dockerfile, Environment, Loaded, Promote, Target, template::Values};
-use crate::context::{Decision, Outcome, Sweep};
+use crate::context::{Decision, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, is_full_sha, short};
 use crate::gates::scan::{Allowed, Scan};
@@ -31,19 +31,11 @@ impl Builder<'_> {
         self.switch()
     }
 
-    pub(super) fn pull_request_closed(&mut self) -> Result<()> {
+    /// A sweep may have found some of it under another name than tidegate.yml says now: that goes too.
+    pub(super) fn pull_request_closed(&mut self, found: &[(usize, String)]) -> Result<()> {
         self.lock(Vec::new());
         self.removals()?;
-        let title = format!("close the records of {}", self.plan.display_environment);
-        self.step("remove", title, self.step_ids(), Work::RemovePreview);
-        Ok(())
-    }
-
-    /// As when its pull request is closed; what a target has of it under another name than tidegate.yml says now goes too.
-    pub(super) fn swept(&mut self, sweep: &Sweep) -> Result<()> {
-        self.lock(Vec::new());
-        self.removals()?;
-        self.removals_by_mark(&sweep.found)?;
+        self.removals_by_mark(found)?;
         let title = format!("close the records of {}", self.plan.display_environment);
         self.step("remove", title, self.step_ids(), Work::RemovePreview);
         Ok(())

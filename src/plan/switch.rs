@@ -82,19 +82,22 @@ impl Builder<'_> {
 
     /// What each target of a closed pull request's preview has of it.
     pub(super) fn removals(&mut self) -> Result<()> {
-        for (index, target) in self.rules.deploy.iter().enumerate().filter(|(_, target)| target.is_removable()) {
-            let Some((work, place)) = self.target(index, target)? else { continue };
-            let id = self.step_id("remove", work.system.name());
-            self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
+        for (_index, work, place) in self.removable()? {
+            self.removal(work, &place);
         }
         Ok(())
     }
 
-    /// The targets that have something of their own of a preview, each with its place among all.
-    pub(super) fn removable(&self) -> Result<Vec<(usize, targets::Work)>> {
+    fn removal(&mut self, work: targets::Work, place: &str) {
+        let id = self.step_id("remove", work.system.name());
+        self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
+    }
+
+    /// The targets that have something of their own of a preview: each with its index among all, and where it is for people.
+    pub(super) fn removable(&self) -> Result<Vec<(usize, targets::Work, String)>> {
         let mut found = Vec::new();
         for (index, target) in self.rules.deploy.iter().enumerate().filter(|(_, target)| target.is_removable()) {
-            found.extend(self.target(index, target)?.map(|(work, _)| (index, work)));
+            found.extend(self.target(index, target)?.map(|(work, place)| (index, work, place)));
         }
         Ok(found)
     }
@@ -105,8 +108,7 @@ impl Builder<'_> {
             let Some(target) = self.rules.deploy.get(*index) else { continue };
             let Some((work, _)) = self.target(*index, target)? else { continue };
             let Some(work) = targets::previews::at(&work, place) else { continue }; // the one that removals() names
-            let id = self.step_id("remove", work.system.name());
-            self.step(&id, format!("remove {place}"), vec!["lock".into()], Work::Remove(Box::new(work)));
+            self.removal(work, place);
         }
         Ok(())
     }

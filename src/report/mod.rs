@@ -124,6 +124,11 @@ pub enum StepOutcome {
 }
 
 impl Report {
+    /// Where the first target that knows says that it can be seen.
+    pub fn target_url(&self) -> Option<String> {
+        self.targets.iter().find_map(|target| target.url.clone())
+    }
+
     /// The report of a plan before anything was done.
     pub fn of(plan: &Plan) -> Self {
         Self {

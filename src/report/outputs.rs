@@ -26,15 +26,7 @@ pub fn outputs(report: &Report, report_file: Option<&Path>) -> Vec<(&'static str
         ("digest", first.map(|image| image.digest.clone()).unwrap_or_default()),
         ("images", serde_json::Value::Array(images).to_string()),
         ("verdict", report.verdict.name().to_owned()),
-        (
-            "url",
-            report
-                .urls
-                .get("environment")
-                .cloned()
-                .or_else(|| report.targets.iter().find_map(|target| target.url.clone()))
-                .unwrap_or_default(),
-        ),
+        ("url", report.urls.get("environment").cloned().or_else(|| report.target_url()).unwrap_or_default()),
         ("deployment-id", report.deployment_id.map(|id| id.to_string()).unwrap_or_default()),
         ("report", report_file.map(|path| path.display().to_string()).unwrap_or_default()),
     ]

@@ -48,8 +48,7 @@ pub(super) fn conclude(report: &mut Report, plan: &Plan, outcome: Result<()>) {
 
 /// Where what runs can be seen: as tidegate.yml says it, or as the first target that knows says it.
 pub(super) fn note_url(report: &mut Report, plan: &Plan) {
-    let told = || report.targets.iter().find_map(|target| target.url.clone());
-    let url = plan.url.clone().or_else(told).filter(|_| report.verdict == Verdict::Deployed);
+    let url = plan.url.clone().or_else(|| report.target_url()).filter(|_| report.verdict == Verdict::Deployed);
     let url = url.and_then(|url| url::Url::parse(&url).ok());
     report.urls.extend(url.map(|url| ("environment".to_owned(), url.to_string())));
 }

@@ -27,7 +27,10 @@ impl Runner<'_> {
         }
         let history = self.prepared.store.history(&self.prepared.key).await?;
         self.ledger.saw(&history).await;
-        if plan.outcome == Outcome::Remove && !matches!(self.prepared.request, Request::Sweep(_)) {
+        if plan.outcome == Outcome::Remove {
+            if matches!(self.prepared.request, Request::Sweep(_)) {
+                return Ok(false); // it has looked
+            }
             // Where no record tells, the targets are asked for what may be left.
             let removes =
                 plan.steps.iter().any(|step| matches!(&step.work, Work::Remove(work) if !matches!(work.system, System::Command(_))));
@@ -37,9 +40,6 @@ impl Runner<'_> {
                 report.steps.push(done_before("remove", "nothing of it is open"));
             }
             return Ok(closed);
-        }
-        if plan.outcome == Outcome::Remove {
-            return Ok(false);
         }
         if let Some(newest) = history.first()
             && newest.is_deployed()

@@ -61,7 +61,8 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
     let mut report = Report::of(plan);
     prepared.gone_because().clone_into(&mut report.gone_because);
     let rules = &prepared.loaded.config;
-    let mut teller = Teller::new(world, &prepared.forge, &prepared.event, &rules.project, rules.comment.mode);
+    let teller_of = || Teller::new(world, &prepared.forge, &prepared.event, &rules.project, rules.comment.mode);
+    let mut teller = teller_of();
     if matches!(plan.outcome, Outcome::Skip | Outcome::Refuse) {
         return (report, teller.pull_request());
     }
@@ -73,7 +74,7 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
         let outcome = runner.carry_out(&mut report).await;
         conclude(&mut report, plan, outcome);
         note_url(&mut report, plan);
-        Teller::new(world, &prepared.forge, &prepared.event, &rules.project, rules.comment.mode).close(&report).await;
+        teller_of().close(&report).await;
         ledger.end(report.verdict, (&report.headline(), report.urls.get("environment"))).await;
         report.deployment_id = ledger.deployment().await.or(report.deployment_id);
         finished.cancel();

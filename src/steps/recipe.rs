@@ -51,15 +51,15 @@ impl Recipe {
             "platforms": build.image.platforms,
         });
         let mut idle = Vec::new();
-        let of = match files(job, &dockerfile)? {
-            _any if build.image.paths.is_empty() => Of::Commit,
-            Some(found) => {
-                crate::targets::set(&mut identity, &["commit"], serde_json::Value::Null);
-                crate::targets::set(&mut identity, &["files"], found.hash.into());
-                idle = found.idle;
-                if found.is_empty { Of::Nothing } else { Of::Files }
-            }
-            None => Of::Unknown,
+        let of = if build.image.paths.is_empty() {
+            Of::Commit
+        } else if let Some(found) = files(job, &dockerfile)? {
+            crate::targets::set(&mut identity, &["commit"], serde_json::Value::Null);
+            crate::targets::set(&mut identity, &["files"], found.hash.into());
+            idle = found.idle;
+            if found.is_empty { Of::Nothing } else { Of::Files }
+        } else {
+            Of::Unknown
         };
         let hash = hex(&Sha256::digest(identity.to_string().as_bytes())).chars().take(32).collect();
         Ok(Self { dockerfile, context, hash, of, idle })
@@ -84,9 +84,6 @@ struct Files {
 /// A hash of the files that `paths` names in the commit that is built; nothing when git does not have it here.
 fn files(job: &Job<'_>, dockerfile: &str) -> Result<Option<Files>> {
     let build = &job.image.build;
-    if build.image.paths.is_empty() {
-        return Ok(None);
-    }
     let checkout = Checkout::at(job.folder);
     // Of a pull request either its test merge is checked out, or its head.
     let listed = [&build.checked_out, &build.commit].into_iter().flatten().find_map(|commit| checkout.files(commit));

@@ -9,7 +9,7 @@ use crate::commands::lock::At;
 use crate::commands::place::Place;
 use crate::config::{self, Environment, Loaded, Span};
 use crate::context::{Outcome, Request, Sweep};
-use crate::delivery::{self, Asked, Prepared, parse_set};
+use crate::delivery::{self, Asked, Prepared, set_of};
 use crate::error::{Error, Reason, Result};
 use crate::event::{Event, FactFlags};
 use crate::forge::Forge;
@@ -122,8 +122,7 @@ pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<(Option<Strin
         let sentence = "no environment of tidegate.yml is made by pull requests, so there are no previews";
         return Err(Error::new(Reason::InputEnvironment, sentence).hint("add one with `when: pull-request`"));
     }
-    let mut set = parse_set(&Inputs::of(&world.vars).lines("set"))?;
-    set.extend(parse_set(&args.set)?);
+    let set = set_of(&Inputs::of(&world.vars), &args.set)?;
     let variables = Variables::resolve(&loaded.config, &set, &world.vars)?;
     let looked = tokio::select! {
         looked = look(world, &scene, &variables, Depth::Targets) => looked,
@@ -176,8 +175,9 @@ fn told(world: &World, swept: &[(&Preview, Report)], unseen: &[(String, Error)],
     }
 }
 
-/// Before a preview is delivered: those go that `ttl` and `max` say, by the newest records alone. That this fails is said,
-/// and stops nothing. What a pull request writes into its own tidegate.yml decides about no other one's preview.
+/// Before a preview is delivered or removed: those go that `ttl` and `max` say, and those of closed pull requests, by the
+/// newest records alone. That this fails is said, and stops nothing. What a pull request writes into its own tidegate.yml
+/// decides about no other one's preview.
 pub async fn make_room(world: &World, asked: &Asked, prepared: &Prepared) {
     let Prepared { event, forge, store, plan, .. } = prepared;
     let (Some(_), Outcome::Deploy | Outcome::Remove, Some(environment)) = (&plan.sweeps, plan.outcome, &plan.environment) else { return };
@@ -197,9 +197,10 @@ pub async fn make_room(world: &World, asked: &Asked, prepared: &Prepared) {
                 world.console.warning(&format!("{} is not removed: {}", report.place, error.sentence));
             }
         }
-        let kept = judged.iter().filter(|(preview, fate)| preview.is_open.is_none() && matches!(fate, Fate::Keep(_)));
-        if let Some((preview, Fate::Keep(why))) = kept.clone().find(|(preview, _)| event.pr != Some(preview.number)) {
-            world.console.warning(&format!("{} stays, whatever `ttl` and `max` say: {why}", preview.name));
+        let others = judged.iter().filter(|(preview, _)| preview.is_open.is_none() && event.pr != Some(preview.number));
+        let unsure = others.map(|(preview, fate)| (&preview.name, fate)).find(|(_, fate)| matches!(fate, Fate::Keep(_)));
+        if let Some((name, Fate::Keep(why))) = unsure {
+            world.console.warning(&format!("{name} stays, whatever `ttl` and `max` say: {why}"));
         }
         Ok::<(), Error>(())
     };

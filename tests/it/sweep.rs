@@ -46,6 +46,14 @@ fn days_ago(world: &World, days: i64) {
     world.sandbox.with(|outside| outside.github.time = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
 }
 
+/// An app that some run has made a preview.
+fn marked(owner: &str, repository: &str) -> App {
+    let mut app = of_team();
+    app.config.insert("TIDEGATE_OWNER".into(), owner.into());
+    app.config.insert("TIDEGATE_REPOSITORY".into(), repository.into());
+    app
+}
+
 fn number(number: u64) -> impl Fn(&mut Value) {
     move |payload| {
         payload["number"] = json!(number);
@@ -140,22 +148,16 @@ fn what_only_a_target_knows_goes_when_its_mark_proves_it() {
     for pr in [7, 8] {
         opened(&mut world, pr);
     }
-    let other = |owner: &str, repository: &str| {
-        let mut app = of_team();
-        app.config.insert("TIDEGATE_OWNER".into(), owner.into());
-        app.config.insert("TIDEGATE_REPOSITORY".into(), repository.into());
-        app
-    };
     world.sandbox.with(|outside| {
         outside.github.deployments.clear();
         outside.github.closed.extend([7, 9, 10, 11]);
         outside.heroku.page = Some(2);
         // Another project with a similar name, the same name in another repository, one made by hand, another of ours.
-        outside.heroku.apps.insert("demo-pr-9".into(), other("demo-pr/demo-pr-9", "acme/demo-pr"));
-        outside.heroku.apps.insert("demo-pr-10".into(), other("demo/demo-pr-10", "acme/elsewhere"));
+        outside.heroku.apps.insert("demo-pr-9".into(), marked("demo-pr/demo-pr-9", "acme/demo-pr"));
+        outside.heroku.apps.insert("demo-pr-10".into(), marked("demo/demo-pr-10", "acme/elsewhere"));
         outside.heroku.apps.insert("demo-pr-11".into(), of_team());
-        outside.heroku.apps.insert("demo-pr-old-name".into(), other("demo/demo-pr-9", "acme/demo"));
-        outside.heroku.apps.insert("demo-pr-staging".into(), other("demo/staging", "acme/demo"));
+        outside.heroku.apps.insert("demo-pr-old-name".into(), marked("demo/demo-pr-9", "acme/demo"));
+        outside.heroku.apps.insert("demo-pr-staging".into(), marked("demo/staging", "acme/demo"));
     });
     let ran = scheduled(&mut world).run(&["sweep", "--format", "json"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -251,22 +253,14 @@ fn a_preview_that_never_came_up_goes_too() {
 fn another_repositorys_preview_of_the_same_name_stays() {
     let mut world = apps("");
     opened(&mut world, 7);
-    let mut other = of_team();
-    other.config.insert("TIDEGATE_OWNER".into(), "demo/demo-pr-7".into());
-    other.config.insert("TIDEGATE_REPOSITORY".into(), "bob/demo".into());
     world.sandbox.with(|outside| {
-        outside.heroku.apps.insert("demo-pr-bobs".into(), other.clone());
+        outside.heroku.apps.insert("demo-pr-bobs".into(), marked("demo/demo-pr-7", "bob/demo"));
         outside.github.closed.push(7);
     });
     let ran = scheduled(&mut world).run(&["sweep"]);
     assert_eq!((ran.code, apps_of(&world)), (0, vec!["demo-pr-bobs".to_owned()]), "{}", ran.err);
     // Not even under the very name that this one would have.
-    world.sandbox.with(|outside| {
-        outside.heroku.apps.insert("demo-pr-9".into(), {
-            other.config.insert("TIDEGATE_OWNER".into(), "demo/demo-pr-9".into());
-            other
-        })
-    });
+    world.sandbox.with(|outside| outside.heroku.apps.insert("demo-pr-9".into(), marked("demo/demo-pr-9", "bob/demo")));
     let ran = world.run(&["pr-closed", "--pr", "9"]);
     assert!(ran.err.contains("pull request #9 is open: its preview stays"), "{}", ran.err);
     let ran = world.pull_request("closed", number(9)).run(&["run"]);
@@ -322,12 +316,8 @@ fn a_renamed_environment_still_has_its_previews() {
 #[test]
 fn a_command_makes_room_too() {
     let mut world = World::new();
-    let text = std::fs::read_to_string(world.path("tidegate.yml")).unwrap();
-    let (head, _) = text.split_once("  preview:\n").unwrap();
     let target = "command: {run: [./preview, make, \"{pr}\"], remove: [./preview, unmake, \"{pr}\"]}";
-    let preview =
-        format!("  preview:\n    when: pull-request\n    name: \"{{project}}-pr-{{pr}}\"\n    max: 1\n    deploy:\n      - {target}\n");
-    world.write("tidegate.yml", &format!("{head}{preview}"));
+    rest_of_preview(&world, "    max: 1\n", target);
     crate::command::write(&world, "preview", "echo \"$*\" >> did");
     for (pr, days) in [(7, 3), (8, 0)] {
         days_ago(&world, days);

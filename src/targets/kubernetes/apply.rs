@@ -1,11 +1,11 @@
-//! `apply:`: server-side apply of manifests, an inventory of what is ours, and the removal of what is ours no more.
+//! `apply:`: server-side apply of manifests, an inventory of what is ours, and the pruning of what is ours no more.
 //!
 //! The inventory is a ConfigMap in the target's namespace. Everything that was applied also has our label; nothing without
 //! it is ever deleted.
 
 use super::manifest::{self, Manifest};
 use super::resource::{FIELD_MANAGER, LEASE, RESTARTED_AT, bounded, pick};
-use super::{Cluster, Work, Workload, WorkloadKind, failure};
+use super::{Cluster, Workload, WorkloadKind, failure};
 use crate::config::Restart;
 use crate::error::{Error, Reason, Result};
 use crate::targets::{Site, set};
@@ -26,7 +26,7 @@ pub(super) const OWNER: &str = "tidegate.dev/owner";
 pub(super) const REPOSITORY: &str = "tidegate.dev/repository";
 /// What is never pruned: it holds data, or much more than what was applied.
 const KEPT: [&str; 4] = ["PersistentVolumeClaim", "PersistentVolume", "Namespace", "CustomResourceDefinition"];
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// An object that was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,12 +35,12 @@ pub(crate) struct Entry {
     version: String,
     kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    namespace: Option<String>,
-    name: String,
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
 }
 
 impl Entry {
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         format!("{}/{}", self.kind.to_lowercase(), self.name)
     }
 
@@ -79,7 +79,7 @@ impl Item {
     }
 }
 
-fn api_of(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
+pub(super) fn api_of(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
         None => Api::all_with(client.clone(), resource),
@@ -87,13 +87,13 @@ fn api_of(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> A
 }
 
 /// The label's value: at most 63 letters, digits, dots and dashes.
-fn owner(site: &Site<'_>) -> String {
+pub(super) fn owner(site: &Site<'_>) -> String {
     let plain = site.owner.replace('/', ".");
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-');
     if plain.len() <= 54 && plain.chars().all(fine) { plain } else { slug(&plain, 54) }
 }
 
-fn inventory_name(site: &Site<'_>) -> String {
+pub(super) fn inventory_name(site: &Site<'_>) -> String {
     format!("tidegate-{}", owner(site))
 }
 
@@ -206,6 +206,10 @@ impl Manifests {
         let ours: Vec<Entry> = self.items.iter().map(Item::entry).collect();
         write_inventory(site, &cluster.client, &work.namespace, ours.iter().chain(kept)).await
     }
+}
+
+pub(super) fn objects(count: usize) -> String {
+    if count == 1 { "1 object".into() } else { format!("{count} objects") }
 }
 
 /// What an object is apart from the API's own bookkeeping.
@@ -355,7 +359,7 @@ async fn make_namespace(site: &Site<'_>, client: &Client, name: &str) -> Result<
 }
 
 /// What was applied the time before.
-async fn inventory(site: &Site<'_>, client: &Client, namespace: &str) -> Result<Vec<Entry>> {
+pub(super) async fn inventory(site: &Site<'_>, client: &Client, namespace: &str) -> Result<Vec<Entry>> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = inventory_name(site);
     let Some(map) = bounded(maps.get_opt(&name), "the inventory of what was applied cannot be read").await? else { return Ok(Vec::new()) };
@@ -386,7 +390,7 @@ async fn write_inventory<'a>(site: &Site<'_>, client: &Client, namespace: &str, 
 }
 
 /// The kind of an entry; nothing when the cluster does not have it any more, which is not the same as no answer.
-async fn known_kind(client: &Client, entry: &Entry) -> Result<Option<ApiResource>> {
+pub(super) async fn known_kind(client: &Client, entry: &Entry) -> Result<Option<ApiResource>> {
     let gvk = GroupVersionKind::gvk(&entry.group, &entry.version, &entry.kind);
     let what = format!("{} cannot be looked up", entry.shown());
     match tokio::time::timeout(LIMIT, discovery::pinned_kind(client, &gvk)).await {
@@ -399,7 +403,7 @@ async fn known_kind(client: &Client, entry: &Entry) -> Result<Option<ApiResource
 }
 
 /// Deletes what has our label; whether it was there and ours.
-async fn delete(site: &Site<'_>, client: &Client, entry: &Entry) -> Result<bool> {
+pub(super) async fn delete(site: &Site<'_>, client: &Client, entry: &Entry) -> Result<bool> {
     let Some(resource) = known_kind(client, entry).await? else {
         site.world.console.warning(&format!("the cluster does not know {} any more: {} is left out", entry.kind, entry.shown()));
         return Ok(false);
@@ -422,78 +426,6 @@ async fn delete(site: &Site<'_>, client: &Client, entry: &Entry) -> Result<bool>
         Ok(Err(error)) => Err(failure(&what, &error)),
         Err(_elapsed) => Err(Error::new(Reason::TargetFailed, format!("{what}: no answer within 30s"))),
     }
-}
-
-/// Removes a preview: its namespace, if it was made by us, else what was applied. Nothing when there is nothing of ours.
-pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Option<String>> {
-    let deadline = site.world.clock.now().saturating_add(work.target.timeout.0);
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let what = format!("the namespace {} cannot be read", work.namespace);
-    let namespace = bounded(namespaces.get_opt(&work.namespace), &what).await?;
-    let Some(namespace) = namespace else { return Ok(None) };
-    if namespace.labels().get(OWNER) == Some(&owner(site)) {
-        // Objects of ours in a namespace of somebody else go one by one; a namespace of another repository's same preview stays.
-        crate::targets::previews::check_repository(
-            site,
-            namespace.annotations().get(REPOSITORY).map(String::as_str),
-            &format!("the namespace {} (annotation {REPOSITORY})", work.namespace),
-        )?;
-        if namespace.metadata.deletion_timestamp.is_none() {
-            let what = format!("the namespace {} cannot be deleted", work.namespace);
-            let preconditions = Some(Preconditions { uid: namespace.uid(), resource_version: None });
-            bounded(namespaces.delete(&work.namespace, &DeleteParams { preconditions, ..DeleteParams::default() }), &what).await?;
-        }
-        let all = api_of(client, &ApiResource::erase::<Namespace>(&()), None);
-        let uid = namespace.uid();
-        wait_gone(site, deadline, (&all, &work.namespace, &format!("the namespace {}", work.namespace)), &|now| now.uid() == uid).await?;
-        return Ok(Some(format!("the namespace {} is gone", work.namespace)));
-    }
-    let mut entries = inventory(site, client, &work.namespace).await?;
-    if entries.is_empty() {
-        return Ok(None);
-    }
-    entries.reverse();
-    let mut gone = Vec::new();
-    for entry in &entries {
-        if delete(site, client, entry).await? {
-            gone.push(entry);
-        }
-    }
-    for entry in &gone {
-        let Some(resource) = known_kind(client, entry).await? else { continue };
-        let api = api_of(client, &resource, entry.namespace.as_deref());
-        let label = owner(site);
-        wait_gone(site, deadline, (&api, &entry.name, &entry.shown()), &|now| now.labels().get(OWNER) == Some(&label)).await?;
-    }
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &work.namespace);
-    let _inventory = tokio::time::timeout(LIMIT, maps.delete(&inventory_name(site), &DeleteParams::default())).await;
-    Ok(Some(format!("{} in {}: gone", objects(gone.len()), work.namespace)))
-}
-
-fn objects(count: usize) -> String {
-    if count == 1 { "1 object".into() } else { format!("{count} objects") }
-}
-
-/// Gone is what the cluster does not have any more, not what it has taken a request for.
-async fn wait_gone(
-    site: &Site<'_>,
-    deadline: Duration,
-    (api, name, shown): (&Api<DynamicObject>, &str, &str),
-    is_it: &(dyn Fn(&DynamicObject) -> bool + Sync),
-) -> Result<()> {
-    let clock = &site.world.clock;
-    let what = format!("{shown} cannot be read");
-    while bounded(api.get_opt(name), &what).await?.is_some_and(|now| is_it(&now)) {
-        if clock.now() >= deadline {
-            return Err(Error::new(Reason::TargetTimeout, format!("{shown} was deleted and is still there"))
-                .hint("a finalizer may hold it back: kubectl get … -o yaml shows `metadata.finalizers` and conditions"));
-        }
-        tokio::select! {
-            () = clock.sleep(Duration::from_secs(1)) => {}
-            () = site.world.cancel.cancelled() => return Err(Error::new(Reason::Cancelled, format!("cancelled while {shown} was deleted"))),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod job_log;
 pub mod manifest;
 pub(crate) mod may;
 pub(super) mod previews;
+mod removal;
 mod resource;
 mod revisions;
 mod rollout;
@@ -175,7 +176,7 @@ pub async fn deploy(site: &Site<'_>, work: &super::Work, kubernetes: &Work) -> R
 /// Removes what was applied for a preview, and waits until it is gone.
 pub async fn remove(site: &Site<'_>, kubernetes: &Work) -> Result<Option<String>> {
     let client = client(site.world, &kubernetes.reach(), kubernetes.target.timeout.0).await?;
-    apply::remove(site, &client, kubernetes).await
+    removal::remove(site, &client, kubernetes).await
 }
 
 /// What was there before.
