@@ -55,6 +55,10 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Wait until SQS queues are quiet
     Drain(commands::drain::Args),
+    /// Save the databases of an environment now, or show what is saved (--list)
+    Backup(commands::backup::Args),
+    /// Bring a backup back, into its own database or another one
+    Restore(Box<commands::restore::Args>),
     /// Start a pipeline elsewhere: a GitHub workflow, a GitLab pipeline, a Travis build
     #[command(subcommand)]
     Trigger(commands::trigger::Trigger),
@@ -169,7 +173,7 @@ pub struct Rollback {
 /// `plan` and `explain`: about the CI event, or about what is named.
 #[derive(Clone, Debug, Args)]
 pub struct About {
-    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, rollback ENV, or sweep (default: the CI event)
+    /// merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, rollback ENV, restore ENV, or sweep (default: the CI event)
     #[arg(value_name = "EVENT", num_args = 0..=3)]
     about: Vec<String>,
     /// With `rollback ENV` the version to go back to, with `hotfix VERSION` the environment it goes to
@@ -178,6 +182,8 @@ pub struct About {
     /// With `hotfix VERSION`: with the pull request to the default branch
     #[arg(long)]
     back_merge: bool,
+    #[command(flatten)]
+    which: commands::restore::Which,
     #[command(flatten)]
     pub delivery: Delivery,
 }
@@ -230,7 +236,7 @@ impl Delivery {
         let gate = |word: &str| {
             Gate::from_str(word, false).map_err(|_unknown| {
                 Error::new(Reason::InputInvalid, format!("the input `override` is {word:?}, which is no gate"))
-                    .hint("write after, drain, freeze, scan or migration")
+                    .hint("write after, drain, freeze, scan, backup or migration")
             })
         };
         words.map(gate).collect()
@@ -292,6 +298,23 @@ impl About {
         (self.about == ["sweep"]).then_some(sweep::Args { set, format, lock_timeout, at: commands::lock::At { file, facts } })
     }
 
+    /// `plan restore ENV`: what it is asked with.
+    pub fn restore(&self) -> Option<commands::restore::Args> {
+        let [word, environment] = self.about.as_slice() else { return None };
+        let Delivery { set, format, lock_timeout, file, facts, .. } = self.delivery.clone();
+        (word == "restore").then(|| commands::restore::Args {
+            environment: environment.clone(),
+            which: self.which.clone(),
+            clean: Vec::new(),
+            yes_restore: None,
+            no_backup: false,
+            lock_timeout,
+            set,
+            format,
+            at: commands::lock::At { file, facts },
+        })
+    }
+
     /// The request that is asked about.
     pub fn asked(&self, vars: &Vars) -> Result<Asked> {
         if self.delivery.report.is_some() {
@@ -311,7 +334,7 @@ impl About {
             other => {
                 let sentence = format!("{:?} is not an event", other.join(" "));
                 return Err(Error::new(Reason::InputInvalid, sentence).hint(
-                    "write merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, rollback ENV, or (with plan) sweep",
+                    "write merge, release, pr-opened, pr-closed, deploy ENV VERSION, hotfix VERSION, rollback ENV, or (with plan) restore ENV or sweep",
                 ));
             }
         };

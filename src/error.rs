@@ -68,6 +68,8 @@ reasons! {
     TargetWrongDigest "target.wrong-digest" 1 "What runs is not what was asked for.";
     TargetMissing "target.missing" 1 "The workload, namespace, container or queue does not exist.";
     MigrationFailed "migration.failed" 1 "A migration ended with another exit code than 0, or its output says that it failed.";
+    BackupFailed "backup.failed" 1 "A backup could not be made, or not be proven good; nothing was switched.";
+    RestoreFailed "restore.failed" 1 "A backup could not be restored; the sentence says what the database holds now.";
     TriggerFailed "trigger.failed" 1 "A pipeline that was started elsewhere did not end well, or could not be started.";
     DrainFailed "drain.failed" 1 "A queue could not be read, so it cannot be called quiet.";
     HookFailed "hook.failed" 1 "A pause or resume command failed.";
@@ -85,12 +87,15 @@ reasons! {
     TargetInput "target.input" 2 "The target does not take what it is given: a prompt that is off, a field that is owned by another, a node that is no manager.";
     TriggerInput "trigger.input" 2 "The pipeline elsewhere does not take what it is given: no such workflow, an input it does not know, a limit.";
     ToolMissing "tool.missing" 2 "A needed tool (the Docker engine, git, ssh, a program of the configuration) is not there.";
+    ToolVersion "tool.version" 2 "A tool is there, and too old for what it has to work with: pg_dump for a newer server.";
+    InputBackup "input.backup" 2 "The backup that is asked for does not exist, or is of another kind than the database.";
     VersionConflict "version.conflict" 2 "This version exists already, made from something else.";
     ProviderAmbiguous "provider.ambiguous" 2 "The variables of two CI systems are set at once.";
     ScanTimeout "scan.timeout" 3 "The registry did not end its scan of the image in time.";
     DrainTimeout "drain.timeout" 3 "The queues did not become quiet in time.";
     TargetTimeout "target.timeout" 3 "The target did not settle in time.";
     TriggerTimeout "trigger.timeout" 3 "A pipeline that was started elsewhere did not end in time.";
+    BackupTimeout "backup.timeout" 3 "A backup or a restore did not end in time; what it had begun was taken back.";
     LockTimeout "lock.timeout" 3 "Another run held the lease of the environment for too long.";
     LockUnreachable "lock.unreachable" 4 "The store of leases and records cannot be read or written, so nothing is deployed.";
     LockScope "lock.scope" 4 "The lease holds back no other run (a file on a throw-away runner, a job without resource group) and the environment is `manual`; or it is another environment's (`environment:` of a GitLab job).";
@@ -101,6 +106,7 @@ reasons! {
     GateQuarantined "gate.quarantined" 4 "The image is in quarantine (`tidegate quarantine`).";
     GateHotfix "gate.hotfix" 4 "It is no hot fix: its branch, its number or its history does not fit, or `hotfix: forbid`.";
     GateMigration "gate.migration" 4 "A migration that is not `backward-compatible` lies between the two versions, so the older one may not fit the database.";
+    RestoreRefused "restore.refused" 4 "A restore would replace what people work with, and nobody said its name (`--yes-restore NAME`).";
     OrderUnknown "order.unknown" 4 "It cannot be said whether the version is newer than what runs, and nobody asked for it by hand.";
     OrderChanged "order.changed" 4 "While a rollback waited, something else was delivered there; nothing was switched.";
     TagMoved "tag.moved" 4 "A released tag points elsewhere now; versions do not change.";

@@ -32,7 +32,7 @@ pub const NAMES: [&str; 17] = [
 /// Commands that deliver.
 const RUNS: [&str; 8] = ["run", "merge", "release", "pr-opened", "pr-closed", "deploy", "hotfix", "rollback"];
 /// All commands that make sense as a step.
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 20] = [
     "run",
     "merge",
     "release",
@@ -46,6 +46,8 @@ const COMMANDS: [&str; 18] = [
     "check",
     "doctor",
     "drain",
+    "backup",
+    "restore",
     "trigger",
     "status",
     "quarantine",
@@ -195,6 +197,13 @@ impl<'a> Inputs<'a> {
                     .hint("with: {command: hotfix, version: 1.4.3, branch: hotfix/1.4.3}")
             })?);
         }
+        if matches!(command, "backup" | "restore") {
+            line.push("--".to_owned());
+            line.push(self.text("environment").map(str::to_owned).ok_or_else(|| {
+                Error::new(Reason::InputInvalid, format!("the input `environment` is empty, and `command: {command}` needs it"))
+                    .hint(format!("with: {{command: {command}, environment: staging}}; flags go into `args`, one on each line"))
+            })?);
+        }
         if command == "rollback" {
             line.extend(self.text("version").into_iter().flat_map(|version| ["--to".to_owned(), version.to_owned()]));
             line.push("--".to_owned());
@@ -262,6 +271,10 @@ mod tests {
         let line = |vars: &Vars| Inputs::of(vars).command_line(&[]).map(|line| line.unwrap_or_default().join(" "));
         let deploy = action().with("INPUT_COMMAND", "deploy").with("INPUT_ENVIRONMENT", "prod").with("INPUT_VERSION", "1.10");
         assert_eq!(line(&deploy).unwrap(), "tidegate deploy -- prod 1.10");
+        let restore =
+            action().with("INPUT_COMMAND", "restore").with("INPUT_ENVIRONMENT", "staging").with("INPUT_ARGS", "--from\nproduction");
+        assert_eq!(line(&restore).unwrap(), "tidegate restore --from production -- staging");
+        assert!(line(&action().with("INPUT_COMMAND", "backup")).unwrap_err().sentence.contains("`environment`"));
         assert!(line(&deploy.with("INPUT_VERSION", "")).unwrap_err().sentence.contains("`version`"));
         let run = action().with("INPUT_COMMAND", "run").with("INPUT_ARGS", "--base\nmain").with("INPUT_REPORT-FILE", "r.json");
         assert_eq!(line(&run).unwrap(), "tidegate run --report r.json --base main");

@@ -8,6 +8,7 @@
 //!    `context` and `plan` are pure: same inputs, same hash.
 //! 4. [`run`] carries the plan out with [`steps`], [`gates`] and [`targets`]; [`registry`] and [`forge`] are the outside.
 //!    [`state`] keeps leases and records: who may go now, and what runs where.
+//!    [`backup`] saves databases before they change, proves what it saved, and brings it back.
 //! 5. [`report`] says what happened: log, outputs, summary, comment.
 //! 6. [`sweep`] finds previews that have had their time, and removes them as the events would have.
 //! 7. [`doctor`] tries beforehand what a run will need. [`rehearse`] is an outside of our own, in this process.
@@ -15,6 +16,7 @@
 //! Invariants: nothing outside changes before the plan is printed; `deployed` is said only when what runs was
 //! identified; a failure to tell never changes a verdict; secrets are values of [`tools::secret::Secret`], never text.
 
+pub mod backup;
 pub mod checkout;
 pub mod cli;
 pub mod commands;

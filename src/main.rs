@@ -121,6 +121,8 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Sweep(_)
         | Command::Plan(_)
         | Command::Drain(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Init(_)
         | Command::Doctor(_)
         | Command::Trigger(_)
@@ -155,6 +157,9 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             if let Some(args) = about.sweep() {
                 return sweep(&world, &args, Mode::Plan).await;
             }
+            if let Some(args) = about.restore() {
+                return commands::restore::run(&world, &args, commands::restore::Mode::Plan).await.and_then(print_some);
+            }
             let plan = commands::plan::plan(&world, &about.asked(&world.vars)?).await?;
             match about.delivery.format {
                 Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&plan).unwrap_or_default())),
@@ -165,6 +170,8 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             }
         }
         Command::Drain(args) => commands::drain::run(&world, args).await.map(|()| 0),
+        Command::Backup(args) => commands::backup::run(&world, args).await.and_then(print_some),
+        Command::Restore(args) => commands::restore::run(&world, args, commands::restore::Mode::Restore).await.and_then(print_some),
         Command::Doctor(args) => {
             let (text, code) = doctor::run(&world, args).await?;
             print_some(text)?;
@@ -193,7 +200,8 @@ async fn deliver(world: &World, args: &Delivery, asked: Result<Asked>) -> Result
         Ok(asked) => match prepare(world, &asked).await {
             Ok(prepared) => {
                 sweep::make_room(world, &asked, &prepared).await;
-                run::run(world, &prepared).await.0
+                let report = run::run(world, &prepared).await.0;
+                run::back::after(world, &asked, &prepared, report).await
             }
             Err(error) => Report::of_error(&error),
         },

@@ -1,5 +1,6 @@
 //! One thin file per command that is not a delivery.
 
+pub mod backup;
 pub mod check;
 pub mod drain;
 pub mod explain;
@@ -8,6 +9,7 @@ pub mod lock;
 pub mod place;
 pub mod plan;
 pub mod quarantine;
+pub mod restore;
 pub mod schema;
 pub mod status;
 pub mod trigger;

@@ -168,9 +168,10 @@ impl Checker<'_> {
             }
         }
         self.tags(&path, rules);
-        if let Some(migrate) = &rules.migrate {
-            self.migrate(&format!("{path}.migrate"), migrate, rules);
+        for (index, migrate) in rules.migrations().iter().enumerate() {
+            self.migrate(&at_index(&path, "migrate", (index, rules.migrate.as_ref())), migrate, rules);
         }
+        self.databases(&path, name, rules);
         for (index, gate) in rules.gates.iter().enumerate() {
             match gate {
                 Gate::Drain(drain) => self.drain(&format!("{path}.gates[{index}].drain"), drain),
@@ -290,6 +291,16 @@ impl Checker<'_> {
         self.placeholders_with(path, text, TakesImages::YesAndApp);
     }
 
+    /// The address of a bucket.
+    pub(super) fn placeholders_of_bucket(&mut self, path: &str, text: &str) {
+        self.placeholders_with(path, text, TakesImages::NoButApp);
+    }
+
+    /// The name of a backup.
+    pub(super) fn placeholders_of_backup(&mut self, path: &str, text: &str) {
+        self.placeholders_with(path, text, TakesImages::BackupName);
+    }
+
     fn placeholders_with(&mut self, path: &str, text: &str, takes_images: TakesImages) {
         if let Err(why) = template::split(text) {
             self.report(path, why, "write {{ and }} for literal braces");
@@ -303,11 +314,12 @@ impl Checker<'_> {
     fn placeholder(&mut self, path: &str, name: &str, takes_images: TakesImages) {
         let images = || self.config.images.keys().map(String::as_str);
         let known = match name.split_once('.') {
-            None if takes_images == TakesImages::YesAndApp && name == "app" => true,
+            None if matches!(takes_images, TakesImages::YesAndApp | TakesImages::NoButApp) && name == "app" => true,
+            None if takes_images == TakesImages::BackupName && crate::backup::name::OWN.contains(&name) => true,
             None => template::NAMES.contains(&name),
             Some(("var", variable)) => self.config.variables.contains_key(variable),
             Some(("image" | "digest", image)) if images().any(|known| known == image) => {
-                if takes_images == TakesImages::No {
+                if !matches!(takes_images, TakesImages::Yes | TakesImages::YesAndApp) {
                     let hint = "tidegate sets images by digest itself";
                     self.report(path, format!("{{{name}}} has no value here: images are made later"), hint);
                 }
@@ -322,7 +334,8 @@ impl Checker<'_> {
         let of_images = self.config.images.keys().flat_map(|name| [format!("image.{name}"), format!("digest.{name}")]);
         let more: Vec<String> = match takes_images {
             TakesImages::Yes | TakesImages::YesAndApp => variables.chain(of_images).collect(),
-            TakesImages::No => variables.collect(),
+            TakesImages::No | TakesImages::NoButApp => variables.collect(),
+            TakesImages::BackupName => variables.chain(crate::backup::name::OWN.map(str::to_owned)).collect(),
         };
         let hint = match did_you_mean(name, template::NAMES.iter().copied().chain(more.iter().map(String::as_str))) {
             Some(near) => format!("did you mean {{{near}}}?"),
@@ -353,6 +366,18 @@ enum TakesImages {
     Yes,
     YesAndApp,
     No,
+    /// No, but the database has a name.
+    NoButApp,
+    /// The name of a backup has placeholders of its own.
+    BackupName,
+}
+
+/// The path of one entry of a key that holds one or a list.
+pub(super) fn at_index<T>(path: &str, key: &str, (index, given): (usize, Option<&super::OneOrMany<T>>)) -> String {
+    match given {
+        Some(super::OneOrMany::Many(_)) => format!("{path}.{key}[{index}]"),
+        Some(super::OneOrMany::One(_)) | None => format!("{path}.{key}"),
+    }
 }
 
 fn claim(when: &When, rules: &Environment) -> Option<String> {
@@ -387,11 +412,14 @@ impl Config {
             super::Notify::Email(_) => None,
         });
         let targets = places().flat_map(|environment| &environment.deploy).filter(|target| wanted(target.condition()));
-        let migrations = places().filter_map(|environment| environment.migrate.as_ref()).flat_map(super::Migrate::secret_names);
+        let migrations = places().flat_map(Environment::migrations).flat_map(super::Migrate::secret_names);
+        let backups = places().flat_map(Environment::backups).filter_map(super::Backup::source);
+        let restores = places().filter_map(|environment| environment.restore.as_ref()?.into.as_ref()).map(super::RestoreInto::source);
+        let databases = backups.chain(restores).flat_map(super::Source::secret_names);
         let triggers = places().flat_map(|environment| &environment.trigger).filter(|trigger| wanted(trigger.condition()));
         let targets = targets.flat_map(Target::secret_names);
         let triggers = triggers.flat_map(super::Trigger::secret_names);
-        build.chain(notify).chain(targets).chain(migrations).chain(triggers).collect()
+        build.chain(notify).chain(targets).chain(migrations).chain(databases).chain(triggers).collect()
     }
 
     /// The AWS role of an environment's deliveries: its own, or the file's.

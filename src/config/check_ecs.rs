@@ -1,7 +1,7 @@
 //! Rules of `ecs:` that go across keys.
 
 use super::check::Checker;
-use super::{Ecs, EcsTask};
+use super::{Ecs, EcsRun, EcsTask};
 
 impl Checker<'_> {
     pub(super) fn ecs(&mut self, path: &str, ecs: &Ecs) {
@@ -23,6 +23,16 @@ impl Checker<'_> {
         if let Some(task) = &ecs.run_task {
             self.ecs_task(&format!("{path}.run-task"), task);
         }
+    }
+
+    /// `ecs-task:` of `migrate:`.
+    pub(super) fn ecs_run(&mut self, path: &str, run: &EcsRun) {
+        let target = run.target();
+        self.ecs(path, &Ecs { run_task: None, ..target.clone() });
+        if let Some(task) = &target.run_task {
+            self.ecs_task(path, task);
+        }
+        self.marker(path, run.failure_marker.as_deref());
     }
 
     fn ecs_task(&mut self, path: &str, task: &EcsTask) {

@@ -4,8 +4,8 @@ use super::check::Checker;
 use super::problem::did_you_mean;
 use super::template;
 use super::{
-    Awx, CommandRun, Condition, Environment, GitopsEdit, JobType, Kubernetes, KubernetesJob, Migrate, Proof, Restart, Runner, Span, Swarm,
-    Target, TextOrSecret, Webhook, secret_of,
+    Awx, CommandRun, Condition, Environment, GitopsEdit, JobType, Kubernetes, KubernetesJob, Migrate, MigrateWhen, OnFailure, Proof,
+    Restart, Runner, Span, Swarm, Target, TextOrSecret, Webhook, secret_of,
 };
 use crate::targets::kubernetes::{Workload, is_dns_label};
 use serde_json::Value;
@@ -51,6 +51,7 @@ impl Checker<'_> {
         match &migrate.run {
             Runner::KubernetesJob(job) => self.kubernetes_job(&format!("{path}.run.kubernetes-job"), job),
             Runner::HerokuRun(run) => self.heroku_run(&format!("{path}.run.heroku-run"), run, migrate.when),
+            Runner::EcsTask(run) => self.ecs_run(&format!("{path}.run.ecs-task"), run),
             Runner::Command(command) => {
                 let at = format!("{path}.run.command");
                 self.command(&at, command);
@@ -61,6 +62,23 @@ impl Checker<'_> {
                         "remove them: the exit code decides",
                     );
                 }
+            }
+        }
+        if migrate.on_failure == OnFailure::Rollback {
+            let at = format!("{path}.on-failure");
+            if migrate.when == MigrateWhen::Before {
+                self.report(
+                    &at,
+                    "before the switch there is nothing to go back from: nothing is switched",
+                    "leave it out, or write `when: after`",
+                );
+            }
+            if rules.migrations().iter().any(|migrate| !migrate.backward_compatible) {
+                let hint = "with `backward-compatible: true` everywhere the version before works with the new schema";
+                self.report(&at, "the version before may not work with the migrated database", hint);
+            }
+            if rules.is_preview() {
+                self.report(&at, "a preview has nothing to go back to", "leave it out");
             }
         }
     }

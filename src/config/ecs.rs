@@ -51,6 +51,54 @@ pub struct EcsTask {
     pub timeout: Span,
 }
 
+/// A task that runs once, on its own: `ecs-task:` of `migrate:`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct EcsRun {
+    /// The cluster's name or ARN.
+    #[serde(default = "default_cluster")]
+    pub cluster: String,
+    /// The service whose task definition, network and capacity are the pattern.
+    pub service: String,
+    /// The image (a key of `images:`) that the task runs.
+    pub image: Option<String>,
+    /// The container that gets the image and the command; the only one, or the one whose image has the same repository.
+    pub container: Option<String>,
+    /// A JSON file with the task definition, relative to tidegate.yml; a copy of the service's own when not given.
+    pub task_definition: Option<String>,
+    /// What is run in the container instead of its own command.
+    #[schemars(length(min = 1))]
+    pub command: Vec<String>,
+    /// Further variables.
+    #[serde(default)]
+    pub env: IndexMap<String, String>,
+    /// How long it may take.
+    #[serde(default = "super::targets::half_an_hour")]
+    pub timeout: Span,
+    /// A text in its output that means failure, whatever its exit code; it is looked for in its CloudWatch log.
+    pub failure_marker: Option<String>,
+}
+
+impl EcsRun {
+    /// The same as a target that runs this task and switches nothing.
+    pub fn target(&self) -> Ecs {
+        let task =
+            EcsTask { command: self.command.clone(), container: self.container.clone(), env: self.env.clone(), timeout: self.timeout };
+        Ecs {
+            r#if: None,
+            cluster: self.cluster.clone(),
+            service: self.service.clone(),
+            image: self.image.clone(),
+            container: self.container.clone(),
+            task_definition: self.task_definition.clone(),
+            run_task: Some(task),
+            timeout: self.timeout,
+            restart: Restart::Never,
+            rollback: None,
+        }
+    }
+}
+
 fn default_cluster() -> String {
     "default".into()
 }

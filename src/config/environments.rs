@@ -1,9 +1,8 @@
 //! `environments:` of `tidegate.yml`: where versions go, and which events lead there.
 
-use super::{Aws, Drain, Gate, Migrate, Notify, OnPartial, OneOrMany, Scan, Span, Target, Trigger, Verify};
+use super::{Archive, Aws, Backup, Drain, Gate, Migrate, Notify, OnPartial, OneOrMany, Restore, Scan, Span, Target, Trigger, Verify};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// A place versions go to.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -47,10 +46,14 @@ pub struct Environment {
     /// Conditions before the switch.
     #[serde(default)]
     pub gates: Vec<Gate>,
-    /// A database backup before the switch.
-    pub backup: Option<Value>,
-    /// A database migration.
-    pub migrate: Option<Migrate>,
+    /// Database backups before anything changes: one, or a list.
+    pub backup: Option<OneOrMany<Backup>>,
+    /// How the database comes back, or is filled.
+    pub restore: Option<Restore>,
+    /// Files of the repository that are kept in a bucket: one folder, or a list.
+    pub archive: Option<OneOrMany<Archive>>,
+    /// What runs once around the switch, in order: one, or a list.
+    pub migrate: Option<OneOrMany<Migrate>>,
     /// The targets; without any, the images are only built and tagged.
     #[serde(default)]
     pub deploy: Vec<Target>,
@@ -81,6 +84,27 @@ impl Environment {
         let mut numbers = found.iter().skip(1).flatten().map(|number| number.as_str());
         let first = numbers.next()?;
         if numbers.all(|other| other == first) { first.parse().ok() } else { None }
+    }
+
+    /// The backups before anything changes.
+    pub fn backups(&self) -> &[Backup] {
+        self.backup.as_ref().map(OneOrMany::as_slice).unwrap_or_default()
+    }
+
+    /// The folders that are kept.
+    pub fn archives(&self) -> &[Archive] {
+        self.archive.as_ref().map(OneOrMany::as_slice).unwrap_or_default()
+    }
+
+    /// What runs once around the switch.
+    pub fn migrations(&self) -> &[Migrate] {
+        self.migrate.as_ref().map(OneOrMany::as_slice).unwrap_or_default()
+    }
+
+    /// Whether people guard it: it is deployed by hand, or named production.
+    pub fn is_guarded(&self, name: &str) -> bool {
+        let by_hand = self.when.as_slice().iter().any(|when| matches!(when, When::Event(WhenEvent::Manual)));
+        by_hand || matches!(name, "production" | "prod" | "live")
     }
 
     /// The gates that wait for queues.

@@ -47,7 +47,7 @@ pub struct Heroku {
     pub rollback: Option<Rollback>,
 }
 
-fn heroku_key() -> SecretName {
+pub(super) fn heroku_key() -> SecretName {
     SecretName { env: "HEROKU_API_KEY".into() }
 }
 

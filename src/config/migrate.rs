@@ -1,7 +1,7 @@
 //! `migrate:` of an environment: what runs around the switch, once, to its end.
 
 use super::targets::half_an_hour;
-use super::{CommandRun, HerokuRun, OnCancel, Span};
+use super::{CommandRun, EcsRun, HerokuRun, OnCancel, Span};
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,20 @@ pub struct Migrate {
     /// Whether the previous version works with the new schema, so that rollback stays possible.
     #[serde(default)]
     pub backward_compatible: bool,
+    /// What happens to the new version when what runs after the switch fails.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+}
+
+/// What happens to the new version when what runs after the switch fails.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// Everything stays as it is; the run fails.
+    #[default]
+    Stop,
+    /// The run fails, and goes back to the version before, as `tidegate rollback` does.
+    Rollback,
 }
 
 /// Before or after the switch.
@@ -38,6 +52,8 @@ pub enum Runner {
     KubernetesJob(Box<KubernetesJob>),
     /// A one-off dyno of a Heroku app, after the switch.
     HerokuRun(Box<HerokuRun>),
+    /// A task of an ECS service, with its network and the version's image.
+    EcsTask(Box<EcsRun>),
     /// A program beside tidegate.
     Command(Box<CommandRun>),
 }

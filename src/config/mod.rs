@@ -5,8 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod app_deploy;
+mod backup;
 mod check;
 mod check_app_deploy;
+mod check_backup;
 mod check_ecs;
 mod check_gates;
 mod check_heroku;
@@ -31,6 +33,7 @@ mod values;
 mod walk;
 
 pub use app_deploy::*;
+pub use backup::*;
 pub use check_targets::is_loopback;
 pub use check_trigger::check_alone;
 pub use ecs::*;

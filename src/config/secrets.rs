@@ -42,7 +42,7 @@ impl Migrate {
     /// The environment variables that hold its secrets.
     pub fn secret_names(&self) -> Vec<&str> {
         match &self.run {
-            Runner::KubernetesJob(_) => Vec::new(),
+            Runner::KubernetesJob(_) | Runner::EcsTask(_) => Vec::new(),
             Runner::HerokuRun(run) => run.secret_names(),
             Runner::Command(command) => command.secret_names(),
         }

@@ -31,7 +31,6 @@ pub fn refuse_unsupported(loaded: &Loaded, environment: Option<&str>) -> Result<
 fn in_environment(rules: &Environment) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut add = |present: bool, key: &str| found.extend(present.then(|| key.to_owned()));
-    add(rules.backup.is_some(), "backup");
     add(!rules.verify.is_empty(), "verify");
     add(!rules.notify.is_empty(), "notify");
     found

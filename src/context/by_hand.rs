@@ -190,7 +190,7 @@ pub(super) fn rollback(config: &Config, environment: &str, facts: &Facts) -> Res
             to.version, to.version
         );
         if !facts.lifted.lifts(gates::Gate::Migration) {
-            let hint = "repair it with a new version, or restore the database first; if the database fits all the same: --override migration --reason TEXT";
+            let hint = "repair it with a new version, or restore the database first (tidegate backup ENV --list, tidegate restore ENV --backup …); if the database fits all the same: --override migration --reason TEXT";
             return Err(Error::new(Reason::GateMigration, sentence).hint(hint));
         }
         decision.lifted.push(format!("migration ({by}): {}", facts.lifted.reason));

@@ -1,10 +1,11 @@
 //! The places outside: AWS as whom, registries, queues, clusters. Each is tried once however many environments name it.
 
 use super::Finding;
-use crate::config::Loaded;
+use crate::backup;
+use crate::config::{Loaded, Source};
 use crate::error::{Error, Reason, Result};
 use crate::gates::drain::Drain;
-use crate::plan::{DrainWork, Plan};
+use crate::plan::{DrainWork, Plan, Work};
 use crate::registry::store::Store;
 use crate::targets::{self, System, kubernetes};
 use crate::tools::aws::{self, Access};
@@ -41,6 +42,9 @@ pub(super) async fn look(world: &World, loaded: &Loaded, plans: &[(String, Plan)
                 let key = format!("3 {:?} {:?} {:?}", work.queues, work.regions, work.role);
                 looks.entry(key).or_insert_with(|| Box::pin(queues(world, name, work)));
             }
+            if let Some((key, look)) = saved(world, loaded, name, &step.work) {
+                looks.entry(key).or_insert(look);
+            }
             if let Some((key, look)) = step.work.target().and_then(|work| target(world, loaded, (name, plan), work)) {
                 looks.entry(key).or_insert(look);
             }
@@ -73,13 +77,28 @@ fn roles(loaded: &Loaded, plans: &[(String, Plan)], role_of: &dyn Fn(&str) -> Op
     };
     let uses_aws = |plan: &Plan| {
         plan.images.iter().any(|image| image.build.repository.ecr().is_some())
-            || plan.steps.iter().any(|step| step.work.drain().is_some() || step.work.target().is_some_and(is_on_aws))
+            || plan.steps.iter().any(|step| {
+                let is_saved = matches!(step.work, Work::Backup(_) | Work::Archive(_) | Work::Seed(_));
+                is_saved || step.work.drain().is_some() || step.work.target().is_some_and(is_on_aws)
+            })
     };
     let mut roles: BTreeSet<Option<String>> = plans.iter().filter(|(_, plan)| uses_aws(plan)).map(|(name, _)| role_of(name)).collect();
     if loaded.config.state.starts_with("s3://") {
         roles.insert(loaded.config.aws.role.clone());
     }
     roles
+}
+
+/// A database and its bucket: whether both let us in, and the programs fit.
+fn saved<'a>(world: &'a World, loaded: &'a Loaded, name: &'a str, work: &'a Work) -> Option<(String, Look<'a>)> {
+    let Work::Backup(work) = work else { return None };
+    let look = async move {
+        let said = in_time(backup::look(world, &loaded.folder, work)).await;
+        let named = |error: Error| Error { sentence: format!("{name}: {}", error.sentence), ..error };
+        vec![Finding::of("backups", said.map(|said| format!("{name}: {said}")).map_err(named))]
+    };
+    let source = work.backup.source().map(Source::spoken).unwrap_or_default();
+    Some((format!("6 {} {source}", work.place), Box::pin(look)))
 }
 
 /// A target: what it needs here, and whether it lets us in.

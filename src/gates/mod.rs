@@ -20,6 +20,8 @@ pub enum Gate {
     Freeze,
     /// The registry's scan must find nothing too severe
     Scan,
+    /// The database must be saved first
+    Backup,
     /// A migration lies between what runs and what it goes back to
     Migration,
 }
@@ -43,7 +45,7 @@ impl Override {
             (false, true) => Err(Error::new(Reason::InputInvalid, "a gate is lifted without a reason")
                 .hint("say why with --reason TEXT (input `reason`): it is kept with the record of the delivery")),
             (true, false) => Err(Error::new(Reason::InputInvalid, "a reason is given, and no gate that it lifts")
-                .hint("name the gate with --override after, drain, freeze, scan or migration, or leave the reason out")),
+                .hint("name the gate with --override after, drain, freeze, scan, backup or migration, or leave the reason out")),
         }
     }
 

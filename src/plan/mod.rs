@@ -1,5 +1,6 @@
 //! What to do, as a value that prints itself and has a hash. How it is made, one recipe per event, stands in `recipes`. Pure.
 
+use crate::backup::{self, archive};
 use crate::config::{self, Loaded};
 use crate::context::{Decision, Outcome, Request};
 use crate::error::{Error, Reason, Result};
@@ -14,6 +15,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
+mod databases;
 mod recipes;
 mod switch;
 
@@ -218,6 +220,12 @@ pub enum Work {
     Scan(Scan),
     /// Wait until queues are quiet.
     Drain(DrainWork),
+    /// Keep files of the repository in a bucket.
+    Archive(Box<archive::Work>),
+    /// Fill an empty database from a backup.
+    Seed(Box<SeedWork>),
+    /// Save a database, and prove that.
+    Backup(Box<backup::Work>),
     /// Run a migration.
     Migrate(Box<MigrateWork>),
     /// Deploy to a target.
@@ -294,6 +302,10 @@ pub struct BackMergeWork {
 pub struct MigrateWork {
     /// How it is run.
     pub run: MigrateRun,
+    /// Whether older versions cannot live with what it does.
+    pub breaks: bool,
+    /// What its failure means for what was switched before.
+    pub on_failure: config::OnFailure,
     /// The values of the placeholders that are filled when the images are there.
     pub values: config::template::Values,
 }
@@ -307,6 +319,30 @@ pub struct TriggerWork {
     pub values: config::template::Values,
 }
 
+/// A backup that comes back.
+#[derive(Clone, Debug, Serialize)]
+pub struct SeedWork {
+    /// Whose backup.
+    pub from: backup::Work,
+    /// The environment that it is of.
+    pub environment: String,
+    /// Where it goes.
+    pub into: config::RestoreInto,
+    /// What is left out, and what runs over it.
+    pub restore: config::Restore,
+}
+
+/// A task of an ECS service that runs once.
+#[derive(Clone, Debug, Serialize)]
+pub struct EcsWork {
+    /// The configuration's part.
+    pub run: config::EcsRun,
+    /// The image that it runs, by key.
+    pub image: String,
+    /// Region and role.
+    pub aws: config::Aws,
+}
+
 /// How a migration is run.
 #[derive(Clone, Debug, Serialize)]
 pub enum MigrateRun {
@@ -314,6 +350,8 @@ pub enum MigrateRun {
     KubernetesJob(Box<targets::kubernetes::job::Work>),
     /// As a one-off dyno.
     HerokuRun(Box<config::HerokuRun>),
+    /// As a task of an ECS service.
+    EcsTask(Box<EcsWork>),
     /// As a program beside tidegate.
     Command(Box<config::CommandRun>),
 }
@@ -355,6 +393,47 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
     }
     plan.hash = hash(&plan);
     Ok(plan)
+}
+
+/// What is saved of an environment, or what is restored there: both outside of a delivery.
+pub fn databases(
+    event: &Event,
+    loaded: &Loaded,
+    environment: &str,
+    variables: &Variables,
+    ask: Databases<'_>,
+) -> Result<(Vec<backup::Work>, Option<SeedWork>)> {
+    let config = &loaded.config;
+    let Some((name, rules)) = config.environments.get_key_value(environment) else {
+        return Err(crate::context::unknown_environment(config, environment));
+    };
+    let mut decision = Decision { environment: Some(name.clone()), ..Decision::none(Outcome::Deploy, Reason::Planned, String::new()) };
+    decision.commit.clone_from(&event.sha);
+    let values = variables::values(event, config, &decision, variables);
+    let mut plan = Plan::empty(Outcome::Deploy, Reason::Planned, String::new());
+    let builder = Builder { event, loaded, config, name, rules, values, decision: &decision, plan: &mut plan };
+    match ask {
+        Databases::Saved => Ok((builder.backups_of(name, rules)?, None)),
+        Databases::Restored { from, app } => {
+            let restore = rules.restore.clone().unwrap_or_default();
+            let work = builder.restore_of((name, rules), &restore, (from, app))?;
+            Ok((builder.backups_of(name, rules)?, Some(work)))
+        }
+    }
+}
+
+/// What is asked about the databases of an environment.
+#[derive(Clone, Copy, Debug)]
+pub enum Databases<'a> {
+    /// What is saved.
+    Saved,
+    /// What is restored, from whose backup.
+    Restored {
+        /// The environment, named by hand.
+        from: Option<&'a str>,
+        /// The database, where there are several.
+        app: Option<&'a str>,
+    },
 }
 
 /// What a preview may have at the targets of an environment, each with its place among them. What is named after the pull

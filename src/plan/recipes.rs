@@ -212,11 +212,12 @@ impl Builder<'_> {
     }
 
     /// Whether a person lifts this gate in this run. What was lifted although it is not there is no news.
-    fn lifts(&mut self, gate: gates::Gate) -> bool {
+    pub(super) fn lifts(&mut self, gate: gates::Gate) -> bool {
         let name = match gate {
             gates::Gate::After => "after",
             gates::Gate::Drain => "drain",
             gates::Gate::Scan => "scan",
+            gates::Gate::Backup => "backup",
             gates::Gate::Freeze | gates::Gate::Migration => return false, // decided before there is a plan
         };
         let Some(reason) = self.decision.overrides.lifts(gate).then(|| self.decision.overrides.reason.clone()) else { return false };
@@ -310,10 +311,13 @@ impl Builder<'_> {
     }
 
     pub(super) fn aws(&self) -> config::Aws {
-        let own = &self.rules.aws;
+        self.aws_of(self.rules)
+    }
+
+    pub(super) fn aws_of(&self, rules: &Environment) -> config::Aws {
         config::Aws {
-            region: own.region.clone().or_else(|| self.config.aws.region.clone()),
-            role: self.config.role(Some(self.rules)).cloned(),
+            region: rules.aws.region.clone().or_else(|| self.config.aws.region.clone()),
+            role: self.config.role(Some(rules)).cloned(),
         }
     }
 

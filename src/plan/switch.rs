@@ -1,9 +1,9 @@
-//! The part of a plan around the switch: migrations, targets, what happens when one fails, and what a closed pull request
+//! The part of a plan around the switch: targets, what happens when one fails, and what a closed pull request
 //! leaves behind. Pure.
 
 use super::recipes::Builder;
-use super::{MigrateRun, MigrateWork, Rollback, TargetRollback, TriggerWork, Work};
-use crate::config::{self, Kubernetes, KubernetesJob, Migrate, MigrateWhen, Runner, Target, TextOrSecret, template};
+use super::{Rollback, TargetRollback, TriggerWork, Work};
+use crate::config::{self, Kubernetes, Migrate, MigrateWhen, Target, TextOrSecret, template};
 use crate::context::Outcome;
 use crate::error::{Error, Reason, Result};
 use crate::targets::kubernetes::{self, Workload, is_dns_label};
@@ -11,17 +11,13 @@ use crate::targets::{self, System};
 use serde_json::Value;
 
 /// Placeholders that programs and webhooks are told of in any case.
-const ALWAYS: &str = "{project} {environment} {version} {tag} {sha}";
+pub(super) const ALWAYS: &str = "{project} {environment} {version} {tag} {sha}";
 
 impl Builder<'_> {
-    /// Migrations before the switch, the targets one after another, migrations after it, then pipelines elsewhere.
+    /// Backups and migrations before the switch, the targets one after another, migrations after it, then pipelines elsewhere.
     pub(super) fn switch(&mut self) -> Result<()> {
         let before = self.step_ids();
-        let mut previous: Option<String> = None;
-        let migrate = self.rules.migrate.as_ref().filter(|_| !self.plan.is_back);
-        if let Some(migrate) = migrate.filter(|migrate| migrate.when == MigrateWhen::Before) {
-            previous = Some(self.migrate(migrate, before.clone())?);
-        }
+        let mut previous = self.before_the_switch(&before)?;
         let mut policies = Vec::new();
         for (index, target) in self.rules.deploy.iter().enumerate() {
             let Some((work, place)) = self.target(index, target)? else { continue }; // refused by config::refuse_unsupported
@@ -33,10 +29,7 @@ impl Builder<'_> {
             self.step(&id, title, after, Work::Target(Box::new(work)));
             previous = Some(id);
         }
-        if let Some(migrate) = migrate.filter(|migrate| migrate.when == MigrateWhen::After) {
-            let after = self.step_ids();
-            self.migrate(migrate, after)?;
-        }
+        self.after_the_switch()?;
         if !policies.is_empty() && !self.plan.is_preview && !self.plan.images.is_empty() {
             let title =
                 format!("spare {} from lifecycle rules, as {}", self.plan.version.as_deref().unwrap_or_default(), kept_tag(self.name));
@@ -124,8 +117,8 @@ impl Builder<'_> {
     /// Resolves `rollback`: asked for, possible, and not forbidden by a migration.
     fn with_rollback(&self, work: targets::Work) -> (targets::Work, String) {
         let asked = work.rollback == config::Rollback::Auto;
-        let migrates = self.rules.migrate.as_ref().filter(|migrate| migrate.when == MigrateWhen::Before && !migrate.backward_compatible);
-        let (policy, why) = match (&work.system, asked, migrates.is_some()) {
+        let breaks = |migrate: &Migrate| migrate.when == MigrateWhen::Before && !migrate.backward_compatible;
+        let (policy, why) = match (&work.system, asked, self.rules.migrations().iter().any(breaks)) {
             (System::Awx(_), _, _) => (config::Rollback::Never, "only a playbook undoes what a playbook did"),
             (System::AppDeploy(_), _, _) => (config::Rollback::Never, "what the server did is its own"),
             (System::Webhook(_), _, _) => (config::Rollback::Never, "what the receiver did is its own"),
@@ -242,7 +235,7 @@ impl Builder<'_> {
 
     /// A placeholder without a value is known before anything is built. Images get theirs later.
     /// What is over has no version: what only a delivery needs is not asked for.
-    fn check_filled(&self, texts: &[String]) -> Result<()> {
+    pub(super) fn check_filled(&self, texts: &[String]) -> Result<()> {
         if self.removes() {
             return Ok(());
         }
@@ -254,7 +247,7 @@ impl Builder<'_> {
     }
 
     /// A command for people; what is not known yet stays as it is written.
-    fn shown(&self, argv: &[String]) -> String {
+    pub(super) fn shown(&self, argv: &[String]) -> String {
         let words: Vec<String> = argv.iter().map(|word| self.values.fill(word).unwrap_or_else(|_later| word.clone())).collect();
         crate::forge::github::cut(&words.join(" "), 80)
     }
@@ -267,7 +260,7 @@ impl Builder<'_> {
         heroku.processes.iter().map(|(process, image)| (process.clone(), image.clone())).collect()
     }
 
-    fn image_name(&self, named: Option<&str>) -> Option<String> {
+    pub(super) fn image_name(&self, named: Option<&str>) -> Option<String> {
         named.map(str::to_owned).or_else(|| self.config.images.keys().next().cloned())
     }
 
@@ -289,11 +282,11 @@ impl Builder<'_> {
         Ok((work, format!("{place}: {}{how}", named.join(", "))))
     }
 
-    fn workload(&self, text: &str) -> Result<Workload> {
+    pub(super) fn workload(&self, text: &str) -> Result<Workload> {
         Workload::parse(&self.fill("deploy", text)?).map_err(|why| Error::new(Reason::InputInvalid, why))
     }
 
-    fn namespace(&self, path: &str, text: &str) -> Result<String> {
+    pub(super) fn namespace(&self, path: &str, text: &str) -> Result<String> {
         let namespace = self.fill("deploy", text)?;
         if is_dns_label(&namespace) {
             return Ok(namespace);
@@ -308,45 +301,6 @@ impl Builder<'_> {
         let hint = "at most 63 lower-case letters, digits and dashes: look at the values of this run";
         Err(self.loaded.error(Reason::InputInvalid, vec![(path, message, hint.into())]))
     }
-
-    fn migrate(&mut self, migrate: &Migrate, after: Vec<String>) -> Result<String> {
-        let (run, texts, title) = match &migrate.run {
-            Runner::KubernetesJob(job) => {
-                let work = self.kubernetes_job(job)?;
-                let mut texts: Vec<String> = job.command.iter().chain(job.env.values()).chain(&job.manifest).cloned().collect();
-                self.check_filled(&texts)?;
-                if job.manifest.is_some() {
-                    texts.push(every_name(self.config));
-                }
-                let what = if job.command.is_empty() { job.manifest.clone().unwrap_or_default() } else { self.shown(&job.command) };
-                let title = format!("migrate: a job in {} runs {what}", work.namespace);
-                (MigrateRun::KubernetesJob(Box::new(work)), texts, title)
-            }
-            Runner::HerokuRun(run) => {
-                let texts = every_text(run.as_ref());
-                self.check_filled(&texts)?;
-                let app = targets::heroku::app_name(&self.fill("migrate.run.heroku-run", &run.app)?);
-                let title = format!("migrate: a dyno of {app} runs {}", self.shown(&run.command));
-                (MigrateRun::HerokuRun(Box::new(config::HerokuRun { app, ..run.as_ref().clone() })), texts, title)
-            }
-            Runner::Command(command) => {
-                let mut texts = every_text(command.as_ref());
-                self.check_filled(&texts)?;
-                texts.push(ALWAYS.into());
-                (MigrateRun::Command(command.clone()), texts, format!("migrate: {}", self.shown(&command.run)))
-            }
-        };
-        let values = self.values.used_by(texts.iter().map(String::as_str));
-        self.step("migrate", title, after, Work::Migrate(Box::new(MigrateWork { run, values })));
-        Ok("migrate".into())
-    }
-
-    fn kubernetes_job(&self, job: &KubernetesJob) -> Result<kubernetes::job::Work> {
-        let namespace = self.namespace("migrate.run.kubernetes-job", &job.namespace)?;
-        let from = job.from.as_ref().map(|from| self.workload(from)).transpose()?;
-        let image = self.image_name(job.image.as_deref()).unwrap_or_default();
-        Ok(kubernetes::job::Work { target: job.clone(), namespace, from, image, aws: self.aws() })
-    }
 }
 
 /// The tag of what runs in an environment.
@@ -355,7 +309,7 @@ pub fn kept_tag(environment: &str) -> String {
 }
 
 /// Every text of a part of the configuration.
-fn every_text(part: &impl serde::Serialize) -> Vec<String> {
+pub(super) fn every_text(part: &impl serde::Serialize) -> Vec<String> {
     let value = serde_json::to_value(part).unwrap_or(Value::Null);
     template::texts(&value).into_iter().map(str::to_owned).collect()
 }
@@ -367,7 +321,7 @@ fn names_but_app(part: &impl serde::Serialize) -> Vec<String> {
 }
 
 /// A text that uses every placeholder that a manifest may use: not those that differ from run to run of the same delivery.
-fn every_name(config: &config::Config) -> String {
+pub(super) fn every_name(config: &config::Config) -> String {
     let variables = config.variables.keys().map(|name| format!("{{var.{name}}}"));
     let fixed = template::NAMES.iter().filter(|name| !matches!(**name, "actor" | "run_url")).map(|name| format!("{{{name}}}"));
     fixed.chain(variables).collect()

@@ -12,12 +12,16 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     if let Some(name) = asked.path.strip_prefix("/aws/clusters/") {
         return eks(asked, name);
     }
+    if super::s3::is_about(asked) {
+        return super::s3::answer(shared, asked);
+    }
     let target = asked.header("x-amz-target");
     let region = region(asked);
     let mut world = shared.world();
     match target.split_once('.') {
         Some(("AmazonEC2ContainerRegistry_V20150921", action)) => ecr(&mut world, action, &asked.json()),
         Some(("AmazonEC2ContainerServiceV20141113", action)) => super::ecs::answer(&mut world, action, &asked.json()),
+        Some(("Logs_20140328", action)) => super::ecs::lines(&mut world, action, &asked.json()),
         Some(("AmazonSQS", action)) => sqs(&mut world, action, &region, &asked.json()),
         Some(_) => error(400, "UnknownOperationException", "unknown service"),
         None => sts(&mut world, asked),

@@ -38,6 +38,7 @@ mod kubernetes_objects;
 mod kubernetes_rollout;
 pub mod manifests;
 pub mod registry;
+pub mod s3;
 pub mod sandbox;
 pub mod scans;
 pub mod swarm;

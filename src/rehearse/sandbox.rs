@@ -51,6 +51,8 @@ pub struct World {
     pub queues: BTreeMap<(String, String), VecDeque<[u64; 3]>>,
     /// How images are scanned.
     pub scans: super::scans::Scans,
+    /// S3's side.
+    pub s3: super::s3::Storage,
     /// Queues that answer "access denied".
     pub denied_queues: Vec<String>,
     /// How long the sessions of roles last, in seconds; an hour when nothing is said.

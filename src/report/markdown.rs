@@ -70,7 +70,8 @@ fn rows(report: &Report) -> Vec<String> {
     {
         rows.push(format!("| {} | {} |\n", step.id, escape(&step.note)));
     }
-    rows.extend(report.steps.iter().filter(|step| step.id.starts_with("migrate")).map(around));
+    let is_data = |step: &&ReportedStep| ["archive", "seed", "backup", "migrate"].iter().any(|kind| step.id.starts_with(kind));
+    rows.extend(report.steps.iter().filter(is_data).map(around));
     for target in &report.targets {
         rows.push(format!("| {} | {}: {} |\n", target.id, target.verdict.name(), escape(&target.detail)));
     }

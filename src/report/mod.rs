@@ -1,5 +1,6 @@
 //! What happened, as a value, and every word that people read about it.
 
+use crate::backup::Taken;
 use crate::context::Outcome;
 use crate::error::{Error, Reason, Verdict};
 use crate::plan::Plan;
@@ -33,6 +34,9 @@ pub struct Report {
     pub targets: Vec<ReportedTarget>,
     /// The steps.
     pub steps: Vec<ReportedStep>,
+    /// The backups that were made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<ReportedBackup>,
     /// Where more can be seen: run, comment, deployment.
     pub urls: BTreeMap<String, String>,
     /// One sentence for a person.
@@ -109,6 +113,16 @@ pub struct ReportedStep {
     pub note: String,
 }
 
+/// A backup of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReportedBackup {
+    /// The step's id.
+    pub id: String,
+    /// Where it is, and how large.
+    #[serde(flatten)]
+    pub taken: Taken,
+}
+
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -145,6 +159,7 @@ impl Report {
             images: Vec::new(),
             targets: Vec::new(),
             steps: Vec::new(),
+            backups: Vec::new(),
             urls: BTreeMap::new(),
             sentence: plan.sentence.clone(),
             error: None,
@@ -169,6 +184,7 @@ impl Report {
             images: Vec::new(),
             targets: Vec::new(),
             steps: Vec::new(),
+            backups: Vec::new(),
             urls: BTreeMap::new(),
             sentence: error.sentence.clone(),
             error: Some(error.clone()),
@@ -227,6 +243,7 @@ pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        _large => format!("{:.1} MB", bytes as f64 / 1e6),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _large => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }

@@ -31,7 +31,12 @@ impl Plan {
                 Rollback::Auto => format!("  (rollback: auto, {})", target.why),
                 Rollback::Never => format!("  (rollback: never, {})", target.why),
             });
-            let what = if matches!(step.work, Work::Trigger(_)) { "trigger" } else { "target " };
+            let is_data = matches!(step.work, Work::Backup(_) | Work::Archive(_) | Work::Seed(_));
+            let what = match (matches!(step.work, Work::Trigger(_)), is_data) {
+                (true, _) => "trigger",
+                (false, true) => "data   ",
+                (false, false) => "target ",
+            };
             lines.push(format!("  {what} {}{}", step.title, rollback.unwrap_or_default()));
         }
         lines.extend(
@@ -61,5 +66,15 @@ impl Plan {
 }
 
 fn is_shown(work: &Work) -> bool {
-    matches!(work, Work::Migrate(_) | Work::Target(_) | Work::Trigger(_) | Work::Remove(_) | Work::RemovePreview)
+    matches!(
+        work,
+        Work::Backup(_)
+            | Work::Archive(_)
+            | Work::Seed(_)
+            | Work::Migrate(_)
+            | Work::Target(_)
+            | Work::Trigger(_)
+            | Work::Remove(_)
+            | Work::RemovePreview
+    )
 }

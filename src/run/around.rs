@@ -30,6 +30,7 @@ impl Runner<'_> {
                 let released = self.released_to(&run.app).await;
                 targets::heroku::run_off(&site, &values, run, released).await
             }
+            MigrateRun::EcsTask(task) => targets::ecs::run_off(&site, &work.values, task).await,
             MigrateRun::Command(command) => {
                 targets::command::run(&site, &values, command, "migrate").await.map(|()| "it ended with exit code 0".to_owned())
             }

@@ -1,6 +1,7 @@
 //! What can be said before anything is done: it was done before, something newer runs, or the store protects nothing.
 
 use super::Runner;
+use crate::backup::{self, archive};
 use crate::config::{When, WhenEvent};
 use crate::context::{Outcome, Request};
 use crate::delivery::Prepared;
@@ -81,8 +82,11 @@ impl Runner<'_> {
                     .secret_names()
                     .into_iter()
                     .try_for_each(|name| targets::secret(self.world, name, "a secret of the one-off dyno").map(drop)),
-                MigrateRun::KubernetesJob(_) => Ok(()),
+                MigrateRun::KubernetesJob(_) | MigrateRun::EcsTask(_) => Ok(()),
             },
+            Work::Archive(work) => archive::check(folder, work),
+            Work::Backup(work) => backup::check(self.world, folder, work),
+            Work::Seed(work) => backup::check_seed(self.world, folder, work),
             Work::Trigger(work) => crate::steps::trigger::check(self.world, &work.values, &work.trigger),
             Work::Release(_) => self.prepared.forge.releases(),
             Work::Lock

@@ -8,7 +8,7 @@ use crate::forge::DeploymentState;
 use crate::forge::Forge;
 use crate::forge::deployments::DeploymentStatus;
 use crate::gates::order;
-use crate::plan::Work;
+use crate::plan::{Step, Work};
 use crate::report::ReportedTarget;
 use crate::report::outputs::random;
 use crate::state::forge_records;
@@ -225,7 +225,8 @@ impl<'a> Ledger<'a> {
             begun: jiff::Timestamp::now().to_string(),
             replaces,
             left: self.prepared.decision.left.clone(),
-            breaks: self.breaks(),
+            breaks: !self.breaking().is_empty(),
+            breaking: self.breaking(),
             lifted: plan.lifted.clone(),
             journal: Vec::new(),
             ended: None,
@@ -240,12 +241,10 @@ impl<'a> Ledger<'a> {
         Ok(said)
     }
 
-    /// Whether this delivery has a migration that older versions cannot live with.
-    fn breaks(&self) -> bool {
-        let Prepared { plan, loaded, .. } = self.prepared;
-        let rules = plan.environment.as_ref().and_then(|name| loaded.config.environments.get(name));
-        let breaks = rules.and_then(|rules| rules.migrate.as_ref()).is_some_and(|migrate| !migrate.backward_compatible);
-        breaks && plan.steps.iter().any(|step| matches!(step.work, Work::Migrate(_)))
+    /// The migrations of this delivery that older versions cannot live with.
+    fn breaking(&self) -> Vec<String> {
+        let breaks = |step: &&Step| matches!(&step.work, Work::Migrate(work) if work.breaks);
+        self.prepared.plan.steps.iter().filter(breaks).map(|step| step.id.clone()).collect()
     }
 
     fn shown(&self) -> Shown {
@@ -341,6 +340,21 @@ impl<'a> Ledger<'a> {
     /// The key of the newest record, as it was when the lease was taken.
     pub async fn newest(&self) -> Option<String> {
         self.history.lock().await.first().map(|record| record.key.clone())
+    }
+
+    /// How long ago a step of this delivery was done to its end.
+    pub async fn done_since(&self, step: &str) -> Option<Duration> {
+        let record = self.record.lock().await;
+        let line = record.as_ref()?.journal.iter().rev().find(|line| line.step == step && line.what == Did::Done)?;
+        let at: jiff::Timestamp = line.at.parse().ok()?;
+        Duration::try_from(jiff::Timestamp::now().duration_since(at)).ok().or(Some(Duration::ZERO))
+    }
+
+    /// The keys of deliveries before this one: they hold no lease, so what they had begun is nobody's.
+    pub async fn others(&self) -> Vec<String> {
+        let own = self.record.lock().await.as_ref().map(|record| record.key.clone());
+        let history = self.history.lock().await;
+        history.iter().map(|record| record.key.clone()).filter(|key| Some(key) != own.as_ref()).collect()
     }
 
     /// A closed pull request has nothing that runs any more.

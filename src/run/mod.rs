@@ -1,5 +1,6 @@
 //! Carries a plan out: the step graph, times, cancelling, and the report. Wall time is the critical path.
 
+use crate::backup::Taken;
 use crate::config::OnPartial;
 use crate::context::{Outcome, Request, Sweep, SweepCause};
 use crate::delivery::Prepared;
@@ -8,7 +9,7 @@ use crate::event::Kind;
 use crate::plan::{Step, Work};
 use crate::registry::Pushed;
 use crate::report::tell::Teller;
-use crate::report::{Report, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
+use crate::report::{Report, ReportedBackup, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
 use crate::state::records::{Did, RecordedImage};
 use crate::steps::aliases::{self, Advanced};
 use crate::steps::copies;
@@ -26,11 +27,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 mod around;
+pub mod back;
 mod conclude;
 mod early;
 pub mod lease;
 pub mod ledger;
 pub mod look;
+mod saved;
 mod waiter;
 mod waits;
 
@@ -51,6 +54,8 @@ enum Answer {
     Removed(Option<String>),
     /// A pipeline elsewhere.
     Triggered(Started),
+    /// A backup.
+    Saved(Box<Taken>),
     Note(String),
 }
 
@@ -221,7 +226,8 @@ impl Runner<'_> {
 
     /// A moment for the steps to say where they stopped, then they are dropped. Targets may have to stop something elsewhere.
     async fn stopped<'s>(&self, running: &mut FuturesUnordered<BoxFuture<'s, (&'s Step, Duration, Result<Answer>)>>) -> Error {
-        let reaches_out = |step: &Step| matches!(step.work, Work::Target(_) | Work::Migrate(_) | Work::Trigger(_));
+        let reaches_out =
+            |step: &Step| matches!(step.work, Work::Target(_) | Work::Migrate(_) | Work::Trigger(_) | Work::Backup(_) | Work::Seed(_));
         let begun = self.prepared.plan.steps.iter().any(reaches_out);
         let grace = if begun { targets::STOP_LIMIT + CANCEL_GRACE } else { CANCEL_GRACE };
         let mut told: Option<Error> = None;
@@ -262,6 +268,9 @@ impl Runner<'_> {
             },
             Work::Scan(work) => self.scan(work).await,
             Work::Drain(work) => self.drain(&step.id, work).await,
+            Work::Archive(work) => self.archive(work).await,
+            Work::Seed(work) => self.seed(&step.id, work).await,
+            Work::Backup(work) => self.backup(&step.id, work).await,
             Work::Migrate(work) => self.migrate(&step.id, work).await,
             Work::Trigger(work) => self.trigger(&step.id, work).await,
             Work::Target(work) => self.target(&step.id, work).await,
@@ -443,6 +452,11 @@ impl Runner<'_> {
             Answer::Triggered(Started { said, url, run: _ }) => {
                 report.urls.extend(url.map(|url| (step.id.clone(), url)));
                 said
+            }
+            Answer::Saved(taken) => {
+                let note = taken.sentence();
+                report.backups.push(ReportedBackup { id: step.id.clone(), taken: *taken });
+                note
             }
             Answer::Removed(None) => "nothing of ours is there".to_owned(),
             Answer::Removed(Some(detail)) => {

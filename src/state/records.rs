@@ -56,6 +56,9 @@ pub struct Record {
     /// Whether it migrates the database in a way that older versions cannot live with.
     #[serde(default, skip_serializing_if = "is_no")]
     pub breaks: bool,
+    /// The steps that do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breaking: Vec<String>,
     /// Gates that a person lifted for it, with the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lifted: Vec<String>,
@@ -201,7 +204,8 @@ impl Record {
 
     /// Whether it has migrated the database, or begun to, in a way that older versions cannot live with.
     pub fn has_broken(&self) -> bool {
-        self.breaks && self.journal.iter().any(|line| line.step == "migrate")
+        let breaks = |step: &String| if self.breaking.is_empty() { step == "migrate" } else { self.breaking.contains(step) };
+        self.breaks && self.journal.iter().any(|line| breaks(&line.step))
     }
 
     /// The digests of its images.
@@ -431,6 +435,7 @@ mod tests {
             replaces: None,
             left: None,
             breaks: false,
+            breaking: Vec::new(),
             lifted: Vec::new(),
             journal: journal.iter().map(line).collect(),
             url: None,

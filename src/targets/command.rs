@@ -40,7 +40,7 @@ pub fn check_proof(world: &World, folder: &Path, proof: &Proof) -> Result<()> {
     }
 }
 
-fn is_there(world: &World, at: &Path, program: &str) -> Result<()> {
+pub(crate) fn is_there(world: &World, at: &Path, program: &str) -> Result<()> {
     if find(world, at, program).is_none() && !world.rehearsal {
         return Err(Error::new(Reason::ToolMissing, format!("there is no program {program} in {}", at.display())).hint(
             "a path is relative to the command's `directory:`; a bare name is looked for in PATH. Inside the image: build your own FROM it",

@@ -4,6 +4,7 @@ pub mod aws;
 pub mod console;
 pub mod http;
 pub mod identity;
+pub mod pipe;
 pub mod process;
 pub mod secret;
 pub mod wait;

@@ -88,9 +88,18 @@ pub struct Ran {
 }
 
 /// The group of a child: whatever it started ends with it, also when nobody waits any more.
-struct Group(Option<Pid>);
+pub(super) struct Group(Option<Pid>);
 
 impl Group {
+    pub(super) fn of(child: &tokio::process::Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
+    }
+
+    /// Ends all of it at once.
+    pub(super) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.0 {
             let _gone = kill_process_group(group, signal);
@@ -119,7 +128,7 @@ impl Program<'_> {
             Error::new(Reason::HookFailed, format!("`{program}` cannot be started: {error}"))
                 .hint("the path is relative to tidegate.yml; is it executable?")
         })?;
-        let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+        let group = Group::of(&child);
         let heard = Heard::new(self.marker, line);
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let output = async { tokio::join!(heard.follow(out), heard.follow(err)) };
@@ -263,7 +272,7 @@ impl Background {
         let mut command = tokio::process::Command::new(program);
         command.args(args).process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
-        let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+        let group = Group::of(&child);
         let words = std::sync::Arc::new(Mutex::new(String::new()));
         if let Some(stderr) = child.stderr.take() {
             let words = words.clone();

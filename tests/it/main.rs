@@ -9,6 +9,7 @@ mod action;
 mod ancestry;
 mod app_deploy;
 mod awx;
+mod backup;
 mod by_hand;
 mod cancel;
 mod command;

@@ -59,8 +59,21 @@ fn mistakes_in_the_configuration() {
             "not yet supported",
             CONFIG.replace(
                 "    when: manual",
-                "    when: manual\n    backup: {}\n    verify: [{http: \"https://x.example.com\", expect: 200}]",
+                "    when: manual\n    verify: [{http: \"https://x.example.com\", expect: 200}]",
             ),
+        ),
+        (
+            "backups that cannot be",
+            CONFIG.replace(
+                "    when: manual",
+                "    when: manual\n    backup:\n      - {to: \"s3://b\"}\n      - {postgres: {url: {env: A}, args: [\"--file=x\", table]}, mysql: {url: {env: B}}, to: \"s3://acme/../x\", name: \"{app}.{ext}\", keep: {}}\n      - {heroku-postgres: {app: x}, to: \"s3://acme/\", compress: gzip, endpoint: \"http://minio.internal\"}\n    restore: {from: staging, scrub: [{sql: ../x.sql}]}\n    archive: {folder: /etc, to: \"s3://acme\"}\n    migrate: [{run: {command: {run: [a]}}, on-failure: rollback}]",
+            ),
+        ),
+        (
+            "backups of two environments that look alike",
+            CONFIG
+                .replace("    when: manual", "    when: manual\n    backup: {postgres: {url: {env: A}}, app: shop, to: \"s3://acme/\"}")
+                .replace("    when: release", "    when: release\n    backup: {postgres: {url: {env: B}}, app: shop, to: \"s3://acme/\"}"),
         ),
         (
             "only previews go by themselves",

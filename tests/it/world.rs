@@ -431,6 +431,19 @@ impl Ran {
         self
     }
 
+    /// It must have ended so, and said this.
+    #[track_caller]
+    pub fn must_say(&self, code: i32, words: &str) -> &Self {
+        assert!(
+            self.code == code && self.err.contains(words),
+            "wanted {code} {words:?}, got {}\n{}\n{}",
+            self.code,
+            self.err,
+            self.log.join("\n")
+        );
+        self
+    }
+
     /// How many requests of the log contain this text.
     pub fn count(&self, text: &str) -> usize {
         self.log.iter().filter(|line| line.contains(text)).count()

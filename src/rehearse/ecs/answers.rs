@@ -192,3 +192,20 @@ fn stop_task(clusters: &mut Clusters, body: &Value) -> Response {
     }
     json_answer(200, &json!({"task": task}))
 }
+
+/// Answers a request to CloudWatch Logs: one line more with each token.
+pub fn lines(world: &mut World, action: &str, body: &Value) -> Response {
+    if action != "GetLogEvents" {
+        return error(400, "UnknownOperationException", action);
+    }
+    let task = text(body, "/logStreamName").rsplit('/').next().unwrap_or_default().to_owned();
+    let is_known = world.ecs.tasks.iter().any(|known| text(known, "/taskArn").ends_with(&task));
+    if !is_known || text(body, "/logGroupName") != "/ecs/web" {
+        return error(400, "ResourceNotFoundException", "The specified log stream does not exist.");
+    }
+    let at: usize = text(body, "/nextToken").trim_start_matches("f/").parse().unwrap_or(0);
+    let shown: Vec<Value> =
+        world.ecs.lines.get(at).map(|line| json!({"timestamp": 1, "message": line, "ingestionTime": 2})).into_iter().collect();
+    let next = at + shown.len();
+    json_answer(200, &json!({"events": shown, "nextForwardToken": format!("f/{next}"), "nextBackwardToken": "b/0"}))
+}

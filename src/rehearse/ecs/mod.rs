@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 mod answers;
 
-pub use answers::answer;
+pub use answers::{answer, lines};
 
 const ARN: &str = "arn:aws:ecs:us-west-2:123456789012";
 
@@ -98,6 +98,8 @@ pub struct Clusters {
     pub mood: EcsMood,
     /// The exit code of tasks that run to their end; none where they never end.
     pub task_exit: Option<i64>,
+    /// What tasks that run to their end say; each look at CloudWatch Logs shows one line more.
+    pub lines: Vec<String>,
     /// The containers, with their images, of services that appear when they are first asked for.
     pub containers: Vec<(String, String)>,
     /// Answers to give instead.
@@ -116,7 +118,7 @@ impl Clusters {
         let containers = containers.iter().map(|(name, image)| {
             json!({
                 "name": name, "image": image, "essential": true, "environment": [{"name": "KEEP", "value": "me"}], "futureField": {"deep": [1]},
-                "logConfiguration": {"logDriver": "awslogs", "options": {"awslogs-group": "/ecs/web"}}, "dockerLabels": {"team": "web"},
+                "logConfiguration": {"logDriver": "awslogs", "options": {"awslogs-group": "/ecs/web", "awslogs-stream-prefix": "web"}}, "dockerLabels": {"team": "web"},
             })
         });
         let containers: Vec<Value> = containers.collect();

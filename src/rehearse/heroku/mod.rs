@@ -10,10 +10,12 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 mod attached;
+mod data;
 mod releases;
 
 pub use attached::attach;
 use attached::run;
+pub use data::Data;
 use releases::{change_formation, dynos, formation, latest_images, look_at_release, release_id, shown_release};
 
 /// The key that it knows.
@@ -144,6 +146,8 @@ pub struct Platform {
     pub phase: Vec<String>,
     /// Requests left in this hour, as it says.
     pub left: Option<u64>,
+    /// Its databases' backups.
+    pub data: Data,
     /// Where attached dynos are reached.
     pub rendezvous: String,
     /// How many apps a list shows at once, where that is less than it is asked for.
@@ -181,6 +185,7 @@ pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     let path = asked.path.strip_prefix("/heroku").unwrap_or_default().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
+        ["download", _number] => return data::download(&world.heroku),
         ["streams", _app, _version] => return world.heroku.phase.join("\n").into_response(),
         ["logs", _session] => return "2026-01-01T00:00:00 app[web.1]: panic: no database\n".into_response(),
         _api => {}
@@ -224,6 +229,7 @@ fn api(world: &mut World, asked: &Asked, parts: &[&str]) -> Response {
         ("POST", ["apps"] | ["teams", "apps"]) => create(heroku, &text("name"), &body),
         ("GET", ["apps"]) => list(heroku, asked, None),
         ("GET", ["teams", team, "apps"]) => list(heroku, asked, Some(team)),
+        (_, ["client", "v11", rest @ ..]) => data::answer(heroku, asked, rest),
         ("GET", ["pipelines", name]) if generous || heroku.pipelines.iter().any(|known| known == name) => {
             json_answer(200, &json!({"id": id(name), "name": name, "created_at": TIME, "updated_at": TIME}))
         }
@@ -316,6 +322,7 @@ fn of_app(world: &mut World, asked: &Asked, (method, name, rest): (&str, &str, &
     let Some(app) = heroku.apps.get_mut(name) else { return not_found("app") };
     match (method, rest) {
         ("GET", []) => json_answer(200, &shown(name, app)),
+        ("GET", ["addon-attachments"]) => data::attachments(name, app),
         ("DELETE", []) => {
             let answer = json_answer(200, &shown(name, app));
             if mood != Mood::KeepsApps {

@@ -33,7 +33,23 @@ pub struct Api {
     /// The region.
     pub region: String,
     url: String,
+    service: &'static Service,
 }
+
+/// One of the services that speak this protocol.
+struct Service {
+    /// For people.
+    name: &'static str,
+    /// As it is signed, and as permissions begin.
+    id: &'static str,
+    /// What actions begin with.
+    target: &'static str,
+    /// Its name among the SDK's variables.
+    variable: &'static str,
+}
+
+static ECS: Service = Service { name: "ECS", id: "ecs", target: "AmazonEC2ContainerServiceV20141113", variable: "ECS" };
+static LOGS: Service = Service { name: "CloudWatch Logs", id: "logs", target: "Logs_20140328", variable: "CLOUDWATCH_LOGS" };
 
 /// What a request that is sent again may do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,13 +72,22 @@ enum Failed {
 
 impl Api {
     pub async fn open(world: &World, own: &Aws) -> Result<Self> {
+        Self::of(world, own, &ECS).await
+    }
+
+    /// A client for the lines of tasks.
+    pub async fn of_logs(world: &World, own: &Aws) -> Result<Self> {
+        Self::of(world, own, &LOGS).await
+    }
+
+    async fn of(world: &World, own: &Aws, service: &'static Service) -> Result<Self> {
         let access = Access { region: own.region.clone(), role: own.role.clone() };
         let region = access.region(&world.vars)?;
-        let config = aws::config(&world.vars, &access, "ECS").await?;
+        let config = aws::config(&world.vars, &access, service.variable).await?;
         let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        let url = config.endpoint_url().map_or_else(|| format!("https://ecs.{region}.{domain}"), str::to_owned);
+        let url = config.endpoint_url().map_or_else(|| format!("https://{}.{region}.{domain}", service.id), str::to_owned);
         let url = format!("{}/", url.trim_end_matches('/'));
-        Ok(Self { client: http::client(&world.vars)?, clock: world.clock, config, credentials: Mutex::new(None), region, url })
+        Ok(Self { client: http::client(&world.vars)?, clock: world.clock, config, credentials: Mutex::new(None), region, url, service })
     }
 
     /// A request that does no harm when it is sent again.
@@ -96,8 +121,8 @@ impl Api {
     async fn attempt(&self, action: &str, body: &Value) -> std::result::Result<Value, Failed> {
         let request = self.signed(action, body).await.map_err(Failed::Refused)?;
         let silent = |why: String| {
-            Error::new(Reason::TargetFailed, format!("ECS in {} did not answer {action}: {why}", self.region))
-                .hint("is the region right, and is ECS reachable from here?")
+            Error::new(Reason::TargetFailed, format!("{} in {} did not answer {action}: {why}", self.service.name, self.region))
+                .hint("is the region right, and is it reachable from here?")
         };
         let answer = match tokio::time::timeout(REQUEST_LIMIT, self.client.execute(request)).await {
             Ok(Ok(answer)) => answer,
@@ -121,16 +146,18 @@ impl Api {
     /// An error of ECS in words.
     fn judge(&self, action: &str, said: &Said) -> Failed {
         let Said { status, code, message } = said;
-        let sentence = format!("ECS in {} answers {action} with {status}: {code}: {message}", self.region);
+        let sentence = format!("{} in {} answers {action} with {status}: {code}: {message}", self.service.name, self.region);
         let sentence = sentence.trim_end_matches([':', ' ']).to_owned();
         if *status == 429 || ["Throttling", "TooManyRequests", "RequestLimitExceeded"].iter().any(|part| code.contains(part)) {
-            return Failed::NotNow(Error::new(Reason::TargetFailed, sentence).hint("others ask ECS as well: run this again later"));
+            return Failed::NotNow(Error::new(Reason::TargetFailed, sentence).hint("others ask it as well: run this again later"));
         }
         if *status >= 500 {
             return Failed::Lost(Error::new(Reason::TargetFailed, sentence));
         }
         let reason = match code.as_str() {
-            "ClusterNotFoundException" | "ServiceNotFoundException" | "ServiceNotActiveException" => Reason::TargetMissing,
+            "ResourceNotFoundException" | "ClusterNotFoundException" | "ServiceNotFoundException" | "ServiceNotActiveException" => {
+                Reason::TargetMissing
+            }
             "LimitExceededException" => Reason::TargetQuota,
             "InvalidParameterException" | "ClientException" | "UnsupportedFeatureException" | "ConflictException" => Reason::TargetInput,
             "PlatformUnknownException" | "PlatformTaskDefinitionIncompatibilityException" | "BlockedException" => Reason::TargetInput,
@@ -138,7 +165,7 @@ impl Api {
         };
         let error = aws::judged(sentence, reason, code, Some(*status));
         Failed::Refused(if error.reason == Reason::AuthDenied {
-            error.hint(format!("allow {} for the role or user that the job runs as", said.permission(action)))
+            error.hint(format!("allow {} for the role or user that the job runs as", said.permission(self.service.id, action)))
         } else if error.reason == Reason::TargetMissing {
             Error { gone: true, ..error }.hint("look at `cluster:`, `service:` and the region (`aws: {region: …}`)")
         } else {
@@ -148,11 +175,11 @@ impl Api {
 
     /// The request with its signature. The credentials stand in headers only.
     async fn signed(&self, action: &str, body: &Value) -> Result<reqwest::Request> {
-        let fail = |why: String| Error::new(Reason::Internal, format!("{action} of ECS cannot be signed: {why}"));
-        let target = format!("AmazonEC2ContainerServiceV20141113.{action}");
+        let fail = |why: String| Error::new(Reason::Internal, format!("{action} of {} cannot be signed: {why}", self.service.name));
+        let target = format!("{}.{action}", self.service.target);
         let body = body.to_string();
         let identity = self.credentials().await?.into();
-        let signing = aws_sigv4::sign::v4::SigningParams::builder().identity(&identity).region(&self.region).name("ecs");
+        let signing = aws_sigv4::sign::v4::SigningParams::builder().identity(&identity).region(&self.region).name(self.service.id);
         let signing = signing.time(SystemTime::now()).settings(SigningSettings::default());
         let signing = signing.build().map_err(|error| fail(error.to_string()))?.into();
         let headers = [("content-type", CONTENT), ("x-amz-target", target.as_str())];
@@ -173,7 +200,7 @@ impl Api {
         if let Some(good) = good {
             return Ok(good.clone());
         }
-        let fresh = aws::credentials(&self.config, &format!("ECS in {} cannot be asked", self.region)).await?;
+        let fresh = aws::credentials(&self.config, &format!("{} in {} cannot be asked", self.service.name, self.region)).await?;
         *kept = Some(fresh.clone());
         Ok(fresh)
     }
@@ -197,9 +224,9 @@ impl Said {
     }
 
     /// The permission that is missing: named by AWS (it may be `iam:PassRole`), or that of the action.
-    fn permission(&self, action: &str) -> String {
+    fn permission(&self, service: &str, action: &str) -> String {
         let named = self.message.split_once("to perform: ").and_then(|(_, rest)| rest.split_whitespace().next());
-        named.map_or_else(|| format!("ecs:{action}"), str::to_owned)
+        named.map_or_else(|| format!("{service}:{action}"), str::to_owned)
     }
 }
 
@@ -217,6 +244,6 @@ mod tests {
             "AccessDeniedException:http://internal/",
             &json!({"Message": "User x is not authorized to perform: iam:PassRole on y"}),
         );
-        assert_eq!((said.code.as_str(), said.permission("UpdateService").as_str()), ("AccessDeniedException", "iam:PassRole"));
+        assert_eq!((said.code.as_str(), said.permission("ecs", "UpdateService").as_str()), ("AccessDeniedException", "iam:PassRole"));
     }
 }

@@ -132,6 +132,11 @@ impl Definition {
         self.part(container).pointer("/dockerLabels").and_then(|labels| labels.get(name)).and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// Where a container's lines can be read.
+    pub fn stream(&self, container: &str) -> Option<super::lines::Stream> {
+        super::lines::stream_of(self.part(container).get("logConfiguration")?)
+    }
+
     /// Where a container's lines go, for people.
     pub fn log(&self, container: &str) -> Option<String> {
         let log = self.part(container).get("logConfiguration")?;

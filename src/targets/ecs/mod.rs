@@ -2,8 +2,9 @@
 //! deployment by its id until the running tasks prove what they run.
 
 use super::{Life, Settled, Site, Work, live, unfilled};
-use crate::config::{Ecs, Restart, template::Values};
+use crate::config::{self, Ecs, Restart, template::Values};
 use crate::error::{Error, Reason, Result};
+use crate::plan::EcsWork;
 use crate::registry::Pushed;
 use crate::world::World;
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use std::time::Duration;
 mod api;
 mod definition;
 mod follow;
+mod lines;
 mod noted;
 mod place;
 mod task;
@@ -36,6 +38,39 @@ pub fn check(_world: &World, folder: &Path, work: &Work, target: &Ecs) -> Result
 /// Deploys, and proves that it runs.
 pub async fn deploy(site: &Site<'_>, work: &Work, target: &Ecs) -> Result<Settled> {
     live(&Switch::open(site, work, target).await?, work.rollback, site.world).await
+}
+
+/// Runs a task of the service once, to its end, and switches nothing.
+pub async fn run_off(site: &Site<'_>, values: &Values, task: &EcsWork) -> Result<String> {
+    let target = task.run.target();
+    let work = Work {
+        system: super::System::Ecs(Box::new(target.clone())),
+        rollback: crate::config::Rollback::Never,
+        image: Some(task.image.clone()),
+        values: values.clone(),
+        aws: task.aws.clone(),
+    };
+    let switch = Switch { marker: task.run.failure_marker.as_deref(), ..Switch::open(site, &work, &target).await? };
+    let before = switch.read().await?;
+    if switch.marker.is_some() && before.wanted.stream(&before.container).is_none() {
+        let sentence = format!(
+            "the lines of the container {} do not go to CloudWatch Logs, where `failure-marker:` could be looked for",
+            before.container
+        );
+        return Err(Error::new(Reason::TargetInput, sentence)
+            .hint("give it the log driver awslogs with a group and a stream prefix, or leave the marker out"));
+    }
+    let mut started = Started::default();
+    let revision = switch.revision(&before).await?;
+    let ran = switch.run_task(&before, &revision, &mut started).await;
+    match (ran, &started.task) {
+        (Ok(()), _) => Ok(format!("a task of {} ended with exit code 0", short(&revision))),
+        (Err(mut error), Some(left)) => {
+            error.detail.push(switch.stop_task(left).await);
+            Err(error)
+        }
+        (Err(error), None) => Err(error),
+    }
 }
 
 /// The proof that the service runs the image already, from the same file where there is one.
@@ -110,6 +145,9 @@ struct Switch<'a> {
     place: Place,
     values: Values,
     image: &'a Pushed,
+    aws: config::Aws,
+    /// A line of a task that means failure.
+    marker: Option<&'a str>,
 }
 
 /// What was there, and what is to be.
@@ -251,7 +289,7 @@ impl<'a> Switch<'a> {
     async fn open(site: &'a Site<'a>, work: &Work, target: &'a Ecs) -> Result<Self> {
         let values = site.values(&work.values);
         let place = Place::open(site, work, target, &values).await?;
-        Ok(Self { site, target, place, values, image: site.image(work)? })
+        Ok(Self { site, target, place, values, image: site.image(work)?, aws: work.aws.clone(), marker: None })
     }
 
     fn fill(&self, text: &str) -> Result<String> {

@@ -1,5 +1,6 @@
 //! A task of the new revision that runs to its end before the service is switched; never twice for one delivery.
 
+use super::lines::Lines;
 use super::noted::{Noted, Step};
 use super::{Before, Started, Switch, list, short, text};
 use crate::config::EcsTask;
@@ -34,7 +35,7 @@ impl Switch<'_> {
         let command: Vec<&str> = list(&request, "/overrides/containerOverrides/0/command").filter_map(Value::as_str).collect();
         self.site.say(&format!("ECS task {} runs {}", short(&task), command.join(" ")));
         self.note(Step::Task(short(&task).to_owned()), revision).await?;
-        let end = self.follow_task(&task, &container).await?;
+        let end = self.follow_task(before, (&task, &container)).await?;
         started.task = None;
         let End::Badly(error) = end else { return self.note(Step::Passed, revision).await };
         self.note(Step::Failed(short(&task).to_owned()), revision).await?;
@@ -52,7 +53,7 @@ impl Switch<'_> {
                 Ok(None)
             }
             Some(Noted { step: Step::Failed(task), .. }) => Ok(Some(task.clone())),
-            Some(Noted { step: Step::Task(task), .. }) => match self.gone_on((task, container), revision, started).await? {
+            Some(Noted { step: Step::Task(task), .. }) => match self.gone_on(before, (task, container), revision, started).await? {
                 End::Well => self.note(Step::Passed, revision).await.map(|()| None),
                 End::Badly(error) => {
                     self.site.say(&format!("{}; it is run again", error.sentence));
@@ -73,10 +74,10 @@ impl Switch<'_> {
     }
 
     /// The task of a run that was killed.
-    async fn gone_on(&self, (task, container): (&str, &str), revision: &str, started: &mut Started) -> Result<End> {
+    async fn gone_on(&self, before: &Before, (task, container): (&str, &str), revision: &str, started: &mut Started) -> Result<End> {
         self.site.say(&format!("the run before started the ECS task {}: it is followed", short(task)));
         started.task = Some(task.to_owned());
-        let followed = self.follow_task(task, container).await;
+        let followed = self.follow_task(before, (task, container)).await;
         if !matches!(followed, Err(ref error) if matches!(error.reason, Reason::Cancelled | Reason::TargetTimeout)) {
             started.task = None;
         }
@@ -133,13 +134,17 @@ impl Switch<'_> {
             .hint("nothing was switched; RESOURCE means that no instance has room"))
     }
 
-    async fn follow_task(&self, task: &str, container: &str) -> Result<End> {
+    async fn follow_task(&self, before: &Before, (task, container): (&str, &str)) -> Result<End> {
         let clock = &self.site.world.clock;
         let limit = self.target.run_task.as_ref().map_or(Duration::ZERO, |task| task.timeout.0);
         let (begun, deadline) = (clock.now(), clock.now().saturating_add(limit));
         let (mut said, mut lost) = (String::new(), Lost::at_most(PATIENCE));
         let mut pauses = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
         let name = short(task);
+        let mut lines = match before.wanted.stream(container) {
+            Some(stream) => Some(Lines::open(self.site, &self.aws, &stream, (container, name), self.marker).await?),
+            None => None,
+        };
         loop {
             let looked = tokio::select! {
                 looked = self.task(task) => looked,
@@ -148,9 +153,12 @@ impl Switch<'_> {
             match looked {
                 Ok(now) => {
                     lost.over();
+                    if let Some(lines) = &mut lines {
+                        lines.look().await;
+                    }
                     if let Some(end) = ended(&now, container) {
                         self.end_the_rest(&now).await;
-                        return Ok(end);
+                        return told(end, lines, name).await;
                     }
                     if text(&now, "/lastStatus") != said {
                         said = text(&now, "/lastStatus").to_owned();
@@ -187,6 +195,20 @@ impl Switch<'_> {
             self.stop_task(text(task, "/taskArn")).await;
         }
     }
+}
+
+/// How it ended, with its last lines: they may say that it failed, whatever its exit code.
+async fn told(end: End, lines: Option<Lines<'_>>, name: &str) -> Result<End> {
+    let Some(mut lines) = lines else { return Ok(end) };
+    lines.rest().await?;
+    Ok(match end {
+        End::Well if lines.is_marked() => {
+            let sentence = format!("the ECS task {name} ended with exit code 0, and its lines hold the failure marker");
+            End::Badly(Error::new(Reason::MigrationFailed, sentence).detail(lines.tail()))
+        }
+        End::Badly(error) => End::Badly(Error { detail: lines.tail(), ..error }),
+        End::Well => End::Well,
+    })
 }
 
 /// How the container ended, once it has.

@@ -87,12 +87,21 @@ pub struct Api<'a> {
 
 impl<'a> Api<'a> {
     pub fn open(world: &'a World, token: &str) -> Result<Self> {
+        Self::at(world, token, ("HEROKU_API_URL", "https://api.heroku.com"))
+    }
+
+    /// The API of Heroku's databases, which takes the same key: <https://github.com/heroku/cli/tree/main/packages/cli/src/lib/pg>.
+    pub fn of_data(world: &'a World, token: &str) -> Result<Self> {
+        Self::at(world, token, ("HEROKU_DATA_URL", "https://api.data.heroku.com"))
+    }
+
+    fn at(world: &'a World, token: &str, (variable, usual): (&str, &str)) -> Result<Self> {
         let base = match &world.detour {
             Some(sandbox) => format!("{sandbox}/heroku"),
-            None => world.vars.get("HEROKU_API_URL").unwrap_or("https://api.heroku.com").trim_end_matches('/').to_owned(),
+            None => world.vars.get(variable).unwrap_or(usual).trim_end_matches('/').to_owned(),
         };
         if !base.starts_with("https://") && !crate::config::is_loopback(&base) {
-            return Err(Error::new(Reason::InputInvalid, format!("HEROKU_API_URL is {base}, which is not https: the key would be read")));
+            return Err(Error::new(Reason::InputInvalid, format!("{variable} is {base}, which is not https: the key would be read")));
         }
         let token = secret(world, token, "the API key of Heroku")?;
         Ok(Self { client: http::client(&world.vars)?, world, clock: world.clock, base, token, left: AtomicU64::new(u64::MAX) })

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-mod api;
+pub(crate) mod api;
 mod app;
 mod dynos;
 mod images;

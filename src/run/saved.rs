@@ -1,0 +1,88 @@
+//! Databases in a run: saved before anything changes, filled where they are empty.
+
+use super::{Answer, Runner};
+use crate::backup::{self, Maker, archive, restore};
+use crate::error::Result;
+use crate::plan::SeedWork;
+use crate::targets::Memory;
+use std::time::Duration;
+
+/// How old a backup may be that a run which was killed has made: people worked on since.
+const FRESH: Duration = Duration::from_secs(3600);
+
+impl Runner<'_> {
+    /// Saves a database. What a run that was killed has proven is not made again. The last looks come after it, right before
+    /// the switch: a backup may take an hour.
+    pub(super) async fn backup(&self, id: &str, work: &backup::Work) -> Result<Answer> {
+        self.ledger.confirm().await?;
+        let memory = self.ledger.memory(id);
+        if let Some(at) = self.saved_just_now(id, work).await? {
+            return Ok(Answer::Note(format!("the run before made it: {at}")));
+        }
+        let maker = self.maker(id).await;
+        let Some(taken) = backup::take(&maker, work).await? else { return Ok(Answer::Note("there is nothing to save".into())) };
+        memory.note_started(&taken.location).await?; // without it in the journal nothing is switched
+        memory.note_done().await?;
+        Ok(Answer::Saved(Box::new(taken)))
+    }
+
+    /// What a run that was killed has proven, if that is fresh and still there.
+    async fn saved_just_now(&self, id: &str, work: &backup::Work) -> Result<Option<String>> {
+        let memory = self.ledger.memory(id);
+        let is_fresh = self.ledger.done_since(id).await.is_some_and(|age| age <= FRESH);
+        let Some(at) = memory.started().await.filter(|_| is_fresh) else { return Ok(None) };
+        let bucket = work.bucket(self.world).await?;
+        let key = at.strip_prefix(&bucket.url("")).map(str::to_owned).unwrap_or_default();
+        Ok(bucket.head(&key).await?.map(|_there| at))
+    }
+
+    /// Keeps files of the repository.
+    pub(super) async fn archive(&self, work: &archive::Work) -> Result<Answer> {
+        archive::keep(self.world, &self.prepared.loaded.folder, work).await.map(Answer::Note)
+    }
+
+    /// Fills a database that is empty.
+    pub(super) async fn seed(&self, id: &str, work: &SeedWork) -> Result<Answer> {
+        if self.world.rehearsal {
+            return Ok(Answer::Note(format!("would fill {} if it is empty", work.into.source().spoken())));
+        }
+        self.ledger.confirm().await?;
+        let maker = self.maker(id).await;
+        let wanted =
+            restore::Wanted { into: restore::Into::Configured(work.into.source()), clean: &work.restore.clean, scrub: &work.restore.scrub };
+        let target = restore::Target::open(&maker, &wanted.into).await?;
+        if !target.is_empty() {
+            return Ok(Answer::Note(format!("it is not empty, and stays as it is: {}", target.sentence())));
+        }
+        let bucket = work.from.bucket(self.world).await?;
+        let found = restore::find(&work.from, &bucket, None).await?;
+        self.world.console.line(&format!("  seed: {}", found.sentence()));
+        match restore::restore(&maker, &work.limited(), (&bucket, &found), (&target, &wanted)).await {
+            Ok(said) => Ok(Answer::Note(said)),
+            Err(mut error) => {
+                // It was empty: half of it, or data that is not scrubbed, must not be what the next delivery finds.
+                error.detail.push(match target.clear(self.world).await {
+                    Ok(()) => "the database was emptied again".to_owned(),
+                    Err(left) => format!("the database could not be emptied again, and holds what must not be used: {}", left.sentence),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    async fn maker<'s>(&'s self, id: &str) -> Maker<'s> {
+        let own = format!("{}.{id}", self.ledger.memory(id).delivery().await);
+        let event = &self.prepared.event;
+        let by = event.more.run.url.clone().or_else(|| event.actor.clone()).unwrap_or_default();
+        Maker { world: self.world, folder: &self.prepared.loaded.folder, own, ended: self.ledger.others().await, by }
+    }
+}
+
+impl SeedWork {
+    /// The backup with the time that a restore may take.
+    pub fn limited(&self) -> backup::Work {
+        let mut work = self.from.clone();
+        work.backup.timeout = self.restore.timeout;
+        work
+    }
+}
