@@ -12,6 +12,7 @@ mod world;
 
 mod app_deploy;
 mod awx;
+mod backup;
 mod container;
 mod ecs;
 mod github;
