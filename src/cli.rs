@@ -306,7 +306,7 @@ impl About {
             environment: environment.clone(),
             which: self.which.clone(),
             clean: Vec::new(),
-            yes_restore: None,
+            yes_restore: Vec::new(),
             no_backup: false,
             lock_timeout,
             set,

@@ -1,7 +1,7 @@
 //! Files of the repository that are kept in a bucket: restore points, fixtures. Each is stored once, and again when it differs.
 
 use super::bucket::{Bucket, Place, Reach};
-use super::clean::{Cleaner, Dialect};
+use super::clean::Cleaner;
 use super::inspect::{Inspector, Shape};
 use super::stream;
 use crate::config::{self, Compress};
@@ -105,7 +105,7 @@ fn cleaned(work: &Work, path: &Path, name: &str) -> Result<Option<tempfile::Name
         return Ok(None);
     }
     let broken = |error: std::io::Error| Error::new(Reason::BackupFailed, format!("{name} cannot be cleaned: {error}"));
-    let mut cleaner = Cleaner::new(Dialect::Postgres, &work.archive.clean);
+    let mut cleaner = Cleaner::of_files(&work.archive.clean);
     let (mut from, mut to) = (std::fs::File::open(path).map_err(broken)?, tempfile::NamedTempFile::new().map_err(broken)?);
     let mut buffer = vec![0; 256 * 1024];
     loop {

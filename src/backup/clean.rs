@@ -22,6 +22,8 @@ pub enum Dialect {
 /// Reads SQL in pieces, line by line.
 pub struct Cleaner {
     dialect: Dialect,
+    /// Whether a client will run it.
+    is_played: bool,
     ownership: Option<Regex>,
     /// Statements that are left out, by how their first line looks.
     drops: Vec<Regex>,
@@ -31,8 +33,8 @@ pub struct Cleaner {
     line: Vec<u8>,
     /// The rest of this line is data.
     is_long: bool,
-    /// How many quotes a long line has so far.
-    quotes: usize,
+    /// What the statement of a long line has open so far.
+    open: Open,
     state: State,
     dropped: u64,
 }
@@ -41,15 +43,27 @@ enum State {
     Statements,
     /// Rows, until `\.`.
     Copy,
-    /// A text between dollar signs, until this mark.
-    Body(Vec<u8>),
-    /// A text between quotes that goes on over several lines.
-    Literal,
+    /// A text or a body that goes on over several lines.
+    Inside(Open),
     /// A statement that is left out goes on over several lines.
     Dropping,
 }
 
+impl State {
+    fn of(open: Open) -> Self {
+        if open == Open::Nothing { Self::Statements } else { Self::Inside(open) }
+    }
+}
+
 impl Cleaner {
+    /// For files that are only kept: nothing is refused, and nothing is left out but this.
+    pub fn of_files(clean: &[Clean]) -> Self {
+        let only = |cleaner: Self| Self { schema: None, is_played: false, ..cleaner };
+        let mut cleaner = only(Self::new(Dialect::Postgres, clean));
+        cleaner.drops.remove(0); // what is ours to say where it is played
+        cleaner
+    }
+
     /// Leaves these out.
     pub fn new(dialect: Dialect, clean: &[Clean]) -> Self {
         let has = |what: Clean| clean.contains(&what);
@@ -64,7 +78,7 @@ impl Cleaner {
             schema = pattern(r"^CREATE SCHEMA ([^I]|I[^F])"); // one that holds an extension is still there
             if has(Clean::Ownership) {
                 ownership = pattern(r"^ALTER [^;']* OWNER TO [^;]*;\s*$");
-                drops.extend(pattern(r"^SET SESSION AUTHORIZATION "));
+                drops.extend(pattern(r"^(SET SESSION AUTHORIZATION |(CREATE|ALTER|COMMENT ON) EVENT TRIGGER )")); // only administrators may
             }
             if has(Clean::Privileges) {
                 drops.extend(pattern(r"^(GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) "));
@@ -77,13 +91,14 @@ impl Cleaner {
         }
         Self {
             dialect,
+            is_played: true,
             ownership,
             drops,
             schema,
             definer,
             line: Vec::new(),
             is_long: false,
-            quotes: 0,
+            open: Open::Nothing,
             state: State::Statements,
             dropped: 0,
         }
@@ -126,7 +141,7 @@ impl Cleaner {
 
     fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<()> {
         if self.is_long {
-            self.quotes += quotes(piece);
+            self.open = scan(piece, std::mem::replace(&mut self.open, Open::Nothing));
             out.extend_from_slice(piece);
             return Ok(());
         }
@@ -135,19 +150,25 @@ impl Cleaner {
             self.is_long = true;
             let line = std::mem::take(&mut self.line);
             self.must_be_harmless(&line)?;
-            self.quotes = quotes(&line);
+            self.open = scan(&line, self.opened());
             out.extend(line);
         }
         Ok(())
     }
 
-    /// An odd number of quotes opens a text, or closes one.
+    /// MariaDB and MySQL escape quotes, and end texts on their line: there nothing is followed.
     fn end_long_line(&mut self) {
-        let is_odd = self.quotes % 2 == 1;
-        match self.state {
-            State::Statements if is_odd => self.state = State::Literal,
-            State::Literal if is_odd => self.state = State::Statements,
-            State::Statements | State::Literal | State::Copy | State::Body(_) | State::Dropping => {}
+        let open = std::mem::replace(&mut self.open, Open::Nothing);
+        if self.dialect == Dialect::Postgres && matches!(self.state, State::Statements | State::Inside(_)) {
+            self.state = State::of(open);
+        }
+    }
+
+    /// What is open where a line begins.
+    fn opened(&self) -> Open {
+        match &self.state {
+            State::Inside(open) => open.clone(),
+            State::Statements | State::Copy | State::Dropping => Open::Nothing,
         }
     }
 
@@ -161,17 +182,8 @@ impl Cleaner {
                 }
                 out.extend_from_slice(line);
             }
-            State::Body(mark) => {
-                let after = memchr::memmem::find(bare, mark).and_then(|at| bare.get(at + mark.len()..));
-                if let Some(after) = after {
-                    self.state = opened(after).map_or(State::Statements, State::Body);
-                }
-                out.extend_from_slice(line);
-            }
-            State::Literal => {
-                if quotes(bare) % 2 == 1 {
-                    self.state = State::Statements;
-                }
+            State::Inside(open) => {
+                self.state = State::of(scan(bare, open.clone()));
                 out.extend_from_slice(line);
             }
             State::Dropping => {
@@ -192,7 +204,7 @@ impl Cleaner {
         }
         if self.drops.iter().any(|pattern| pattern.is_match(bare)) {
             self.dropped += 1;
-            if !bare.ends_with(b";") {
+            if !bare.ends_with(b";") && !bare.starts_with(b"\\") {
                 self.state = State::Dropping;
             }
             return Ok(());
@@ -212,14 +224,9 @@ impl Cleaner {
             out.extend_from_slice(line.get("CREATE SCHEMA".len()..).unwrap_or_default());
             return Ok(());
         }
-        if self.dialect == Dialect::Postgres && !bare.starts_with(b"--") {
-            if bare.starts_with(b"COPY ") && bare.ends_with(b" FROM stdin;") {
-                self.state = State::Copy;
-            } else if let Some(mark) = opened(bare) {
-                self.state = State::Body(mark);
-            } else if quotes(bare) % 2 == 1 {
-                self.state = State::Literal;
-            }
+        if self.dialect == Dialect::Postgres {
+            let is_copy = bare.starts_with(b"COPY ") && bare.ends_with(b" FROM stdin;");
+            self.state = if is_copy { State::Copy } else { State::of(scan(bare, Open::Nothing)) };
         }
         out.extend_from_slice(line);
         Ok(())
@@ -228,7 +235,7 @@ impl Cleaner {
     /// The clients run programs when they are told so, and a dump is somebody else's text.
     fn must_be_harmless(&self, line: &[u8]) -> Result<()> {
         let Some(b'\\') = line.first() else { return Ok(()) };
-        if !matches!(self.state, State::Statements) {
+        if !self.is_played || !matches!(self.state, State::Statements) {
             return Ok(());
         }
         let known: &[&[u8]] = match self.dialect {
@@ -247,29 +254,63 @@ impl Cleaner {
     }
 }
 
-fn quotes(text: &[u8]) -> usize {
-    memchr::memchr_iter(b'\'', text).count()
+/// What is open at the end of a piece of SQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Open {
+    Nothing,
+    /// `'…`
+    Text,
+    /// `$mark$…`
+    Body(Vec<u8>),
 }
 
-/// The mark of a text between dollar signs that begins on this line and does not end on it.
-fn opened(line: &[u8]) -> Option<Vec<u8>> {
+/// Reads a piece of statements: texts in quotes, names in double quotes, bodies between dollar signs, and comments to the line's
+/// end hold each other's signs as they are.
+fn scan(line: &[u8], mut open: Open) -> Open {
     let mut rest = line;
     loop {
-        let start = memchr::memchr(b'$', rest)?;
-        let after = rest.get(start + 1..)?;
-        let length = after.iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80))?;
-        let is_parameter = after.first().is_some_and(u8::is_ascii_digit);
-        if after.get(length) != Some(&b'$') || is_parameter {
-            rest = after;
-            continue;
+        rest = match &open {
+            Open::Text => match memchr::memchr(b'\'', rest) {
+                Some(end) => rest.get(end + 1..).unwrap_or_default(),
+                None => return open,
+            },
+            Open::Body(mark) => match memchr::memmem::find(rest, mark) {
+                Some(end) => rest.get(end + mark.len()..).unwrap_or_default(),
+                None => return open,
+            },
+            Open::Nothing => rest,
+        };
+        open = Open::Nothing;
+        let Some(at) = memchr::memchr3(b'\'', b'"', b'$', rest) else { return open };
+        if memchr::memmem::find(rest.get(..at).unwrap_or_default(), b"--").is_some() {
+            return open;
         }
-        let mark = rest.get(start..start + length + 2)?;
-        let body = rest.get(start + length + 2..)?;
-        match memchr::memmem::find(body, mark) {
-            Some(end) => rest = body.get(end + mark.len()..)?,
-            None => return Some(mark.to_vec()),
+        let (before, after) = (rest.get(..at).and_then(<[u8]>::last).copied(), rest.get(at + 1..).unwrap_or_default());
+        match rest.get(at) {
+            Some(b'\'') => {
+                (open, rest) = (Open::Text, after);
+            }
+            Some(b'"') => match memchr::memchr(b'"', after) {
+                Some(end) => rest = after.get(end + 1..).unwrap_or_default(),
+                None => return open, // a name ends on its line
+            },
+            _dollar => match mark_of(before, after) {
+                Some(length) => {
+                    open = Open::Body(rest.get(at..at + length + 2).unwrap_or_default().to_vec());
+                    rest = after.get(length + 1..).unwrap_or_default();
+                }
+                None => rest = after,
+            },
         }
     }
+}
+
+/// How long the mark is that begins behind a dollar sign: not behind a letter, and not a parameter as `$1`.
+fn mark_of(before: Option<u8>, after: &[u8]) -> Option<usize> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
+    let length = after.iter().position(|byte| !is_name(*byte))?;
+    let is_mark = after.get(length) == Some(&b'$') && !after.first().is_some_and(u8::is_ascii_digit);
+    (is_mark && !before.is_some_and(|byte| is_name(byte) || byte == b'$')).then_some(length)
 }
 
 #[cfg(test)]
@@ -316,6 +357,17 @@ mod tests {
         }
     }
 
+    /// Signs of one kind inside another are no signs.
+    #[test]
+    fn odd_names_and_texts_hide_nothing() {
+        let text = "CREATE TABLE public.t (\"Customer's name\" text, a$b$ int);\nCOPY public.t (\"Customer's name\") FROM stdin;\nGRANT ALL ON x TO y\n\\N\nit's\n\\.\n\
+            COMMENT ON TABLE t IS 'price in $$';\nGRANT ALL ON t TO eve;\nSELECT $1, 'a' -- it's $x$\n;\nGRANT ALL ON t TO eve;\n";
+        let kept = text.replace("GRANT ALL ON t TO eve;\n", "");
+        for size in 1..90 {
+            assert_eq!(cleaned(Dialect::Postgres, &ALL, text, size).unwrap(), kept, "{size}");
+        }
+    }
+
     #[test]
     fn definers_go_and_rows_stay() {
         let text = "CREATE DEFINER=`root`@`%` PROCEDURE p()\n/*!50017 DEFINER=`root`@`localhost`*/ /*!50003 TRIGGER t */;\n\
@@ -334,8 +386,17 @@ mod tests {
         let long = format!("\\! {}\n", "x".repeat(LINE_LIMIT * 2));
         assert!(cleaned(Dialect::Postgres, &[], &long, 4096).is_err());
         assert!(cleaned(Dialect::Mysql, &[], "\\! touch x\n", 3).is_err());
-        let restricted = cleaned(Dialect::Postgres, &[], "\\restrict abc\nBEGIN;\nSELECT 1;\nCOMMIT;\n\\unrestrict abc\n", 3).unwrap();
-        assert_eq!(restricted, "SELECT 1;\n", "what is one transaction, and what psql may do, is ours to say");
+        let restricted = cleaned(
+            Dialect::Postgres,
+            &[],
+            "\\restrict abc\n\nSET statement_timeout = 0;\nBEGIN;\nSELECT 1;\nCOMMIT;\n\\unrestrict abc\n",
+            3,
+        )
+        .unwrap();
+        assert_eq!(
+            restricted, "\nSET statement_timeout = 0;\nSELECT 1;\n",
+            "what is one transaction, and what psql may do, is ours to say"
+        );
     }
 
     proptest! {

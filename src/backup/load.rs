@@ -3,6 +3,7 @@
 use super::bucket::Bucket;
 use super::clean::{Cleaner, Dialect};
 use super::restore::{Found, Into, Target, TargetKind, Wanted};
+use super::unpack::{Margins, unpack_all};
 use super::{Database, Maker, command_line, postgres};
 use crate::config::{self, Scrub, Source};
 use crate::error::{Error, Reason, Result};
@@ -13,8 +14,9 @@ use crate::tools::secret::Secret;
 use crate::version::hex;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -52,8 +54,16 @@ impl Restoring<'_> {
     pub(super) async fn run(&self) -> Result<u64> {
         let (pieces, to_unpack) = mpsc::channel::<Bytes>(1);
         let (unpacked, mut chunks) = mpsc::channel::<Bytes>(4);
-        let unpacking = tokio::task::spawn_blocking(move || unpack_all(to_unpack, unpacked));
-        let reading = self.read_all(pieces);
+        // Set before whoever takes it sees an end that is none.
+        let broken_off = Arc::new(AtomicBool::new(false));
+        let unpacking = tokio::task::spawn_blocking({
+            let broken_off = broken_off.clone();
+            move || {
+                let ended = unpack_all(to_unpack, &unpacked);
+                broken_off.fetch_or(ended.is_err(), Ordering::SeqCst);
+                ended
+            }
+        });
         let taking = async {
             let first = chunks.recv().await.unwrap_or_default();
             self.must_be_a_dump(&first)?;
@@ -66,7 +76,9 @@ impl Restoring<'_> {
         // Whoever takes it waits for the word of whoever reads it before the end is given on.
         let (said, heard) = tokio::sync::oneshot::channel();
         let reading = async {
-            let read = reading.await;
+            let read = self.read_all(&pieces, &broken_off).await;
+            broken_off.fetch_or(read.is_err(), Ordering::SeqCst);
+            drop(pieces);
             let unpacked = unpacking.await;
             let whole = read.and_then(|read| {
                 let broken = |why: String| {
@@ -91,10 +103,15 @@ impl Restoring<'_> {
         tokio::pin!(reading, taking);
         // What takes it says best why it took no more; what reads it, why there was no more.
         tokio::select! {
-            taken = &mut taking => {
-                taken?;
-                reading.await
-            }
+            taken = &mut taking => match taken {
+                Ok(()) => reading.await,
+                // It took no more for it broke off: why, the other half says.
+                Err(error) if broken_off.load(Ordering::SeqCst) => match reading.await {
+                    Err(cause) if !cause.gone => Err(cause),
+                    Err(_) | Ok(_) => Err(error),
+                },
+                Err(error) => Err(error),
+            },
             read = &mut reading => match read {
                 // It was taken no more: why, the other half says.
                 Err(error) if error.gone => taking.await.and(Err(error)),
@@ -105,9 +122,9 @@ impl Restoring<'_> {
     }
 
     /// Reads the object piece by piece, and sees that it is what was stored.
-    async fn read_all(&self, pieces: mpsc::Sender<Bytes>) -> Result<u64> {
+    async fn read_all(&self, pieces: &mpsc::Sender<Bytes>, broken_off: &AtomicBool) -> Result<u64> {
         let (object, key) = (&self.found.object, &self.found.key);
-        let (mut hash, mut at, mut told) = (Sha256::new(), 0, Instant::now());
+        let (mut hash, mut at, mut told, mut is_taken) = (Sha256::new(), 0, Instant::now(), true);
         while at < object.bytes {
             let piece = self.bucket.read(key, &object.etag, at).await?;
             if piece.is_empty() {
@@ -116,8 +133,10 @@ impl Restoring<'_> {
             }
             at += piece.len() as u64;
             hash.update(&piece);
-            if pieces.send(piece).await.is_err() {
-                return Ok(at); // whoever takes it says why it takes no more
+            // Whoever takes no more says why. If it has enough, the rest is proven all the same.
+            is_taken = is_taken && pieces.send(piece).await.is_ok();
+            if !is_taken && broken_off.load(Ordering::SeqCst) {
+                return Ok(at); // it cannot be unpacked
             }
             if told.elapsed() >= super::SAY_EVERY {
                 told = Instant::now();
@@ -161,7 +180,10 @@ impl Restoring<'_> {
         // A key of our own: what the dump says cannot end it. It ends before our own SQL comes.
         let key = database.restricts().then(random);
         let (open, close) = key.map_or_else(Default::default, |key| (format!("\\restrict {key}\n"), format!("\\unrestrict {key}\n")));
-        let preamble = format!("BEGIN;\nSET client_min_messages = warning;\nSET lock_timeout = '60s';\n{}{open}", postgres::CLEAR);
+        let preamble = format!(
+            "BEGIN;\nSET client_min_messages = warning;\nSET statement_timeout = 0;\nSET lock_timeout = '60s';\n{}{open}",
+            postgres::CLEAR
+        );
         let mut cleaner = self.cleaner(Dialect::Postgres);
         let fed = async {
             let input = &mut psql.input; // it stays there: whoever drops the child ends it before its input ends
@@ -171,7 +193,7 @@ impl Restoring<'_> {
             } else {
                 feed((first, chunks), (input, &mut cleaner)).await?;
             }
-            write(input, format!("{close}RESET ALL;\n").as_bytes()).await?;
+            write(input, format!("{close}RESET ALL;\nSET statement_timeout = 0;\n").as_bytes()).await?;
             for text in self.scrub_sql()? {
                 write(input, text.as_bytes()).await?;
             }
@@ -277,7 +299,14 @@ impl Restoring<'_> {
             text.map(|text| format!("{text}\n"))
                 .map_err(|error| Error::new(Reason::ConfigInvalid, format!("the scrub file {file} cannot be read: {error}")))
         };
-        files.map(read).collect()
+        let control = regex::Regex::new(r"(?im)^\s*(BEGIN|COMMIT|ROLLBACK|START\s+TRANSACTION)(\s+(WORK|TRANSACTION))?\s*;");
+        let own = |text: &String| control.as_ref().is_ok_and(|control| control.is_match(text));
+        let texts = files.map(read).collect::<Result<Vec<String>>>()?;
+        if texts.iter().any(own) {
+            return Err(Error::new(Reason::ConfigInvalid, "a scrub file begins or ends a transaction of its own")
+                .hint("leave BEGIN and COMMIT out: it runs in that of the restore"));
+        }
+        Ok(texts)
     }
 
     /// Programs that run over the data, once it is there.
@@ -358,7 +387,7 @@ impl Taking {
             let _closed = input.shutdown().await;
         }
         let ended = self.child.ended().await?;
-        if ended.status.success() { Ok(()) } else { Err(postgres::explained(badly(&ended, &format!("{place} did not take it")), place)) }
+        if ended.status.success() { Ok(()) } else { Err(badly(&ended, &format!("{place} did not take it"))) }
     }
 }
 
@@ -398,42 +427,9 @@ async fn feed(
     write(input, &rest).await
 }
 
-/// How SQL begins and ends: what a dump program began it also ends.
-#[derive(Default)]
-struct Margins {
-    start: Vec<u8>,
-    end: Vec<u8>,
-}
-
-impl Margins {
-    const WIDTH: usize = 4096;
-
-    fn see(&mut self, chunk: &[u8]) {
-        self.start.extend(chunk.iter().take(Self::WIDTH.saturating_sub(self.start.len())));
-        self.end.extend_from_slice(chunk.get(chunk.len().saturating_sub(Self::WIDTH)..).unwrap_or_default());
-        let surplus = self.end.len().saturating_sub(Self::WIDTH);
-        self.end.drain(..surplus);
-    }
-
-    fn judge(&self) -> Result<()> {
-        let has = |place: &[u8], text: &str| memchr::memmem::find(place, text.as_bytes()).is_some();
-        for (begins, ends) in [
-            ("-- PostgreSQL database dump", "-- PostgreSQL database dump complete"),
-            ("-- MariaDB dump", "-- Dump completed"),
-            ("-- MySQL dump", "-- Dump completed"),
-        ] {
-            if has(&self.start, begins) && !has(&self.end, ends) {
-                let sentence = format!("the backup is not whole: it begins with {begins:?}, and {ends:?} does not stand at its end");
-                return Err(Error::new(Reason::RestoreFailed, sentence).hint("take another one: `tidegate backup ENV --list`"));
-            }
-        }
-        Ok(())
-    }
-}
-
 async fn refused(child: Child, place: &str) -> Error {
     match child.ended().await {
-        Ok(ended) => postgres::explained(badly(&ended, &format!("{place} did not take it")), place),
+        Ok(ended) => badly(&ended, &format!("{place} did not take it")),
         Err(error) => error,
     }
 }
@@ -451,97 +447,5 @@ fn badly(ended: &Ended, what: &str) -> Error {
         ),
         (_, true) => error.hint("somebody works with the database: stop the app first"),
         (false, false) => error,
-    }
-}
-
-/// The thread between: what is stored in, the dump out. How it was compressed its first bytes say; one that breaks off is told.
-fn unpack_all(mut pieces: mpsc::Receiver<Bytes>, chunks: mpsc::Sender<Bytes>) -> std::io::Result<()> {
-    let Some(first) = pieces.blocking_recv() else { return Ok(()) };
-    let (is_zstd, is_gzip) = (first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]), first.starts_with(&[0x1f, 0x8b]));
-    let stored = Stored { pieces, piece: first };
-    if is_zstd {
-        give(zstd::stream::read::Decoder::new(stored)?, &chunks)
-    } else if is_gzip {
-        give(flate2::read::MultiGzDecoder::new(stored), &chunks)
-    } else {
-        give(stored, &chunks)
-    }
-}
-
-fn give(mut from: impl Read, chunks: &mpsc::Sender<Bytes>) -> std::io::Result<()> {
-    loop {
-        let mut chunk = vec![0; CHUNK];
-        let read = from.read(&mut chunk)?;
-        if read == 0 {
-            return Ok(());
-        }
-        chunk.truncate(read);
-        chunks.blocking_send(chunk.into()).map_err(|_closed| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
-    }
-}
-
-/// What is stored, piece by piece.
-struct Stored {
-    pieces: mpsc::Receiver<Bytes>,
-    piece: Bytes,
-}
-
-impl Read for Stored {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.piece.is_empty() {
-            self.piece = self.pieces.blocking_recv().unwrap_or_default();
-        }
-        let length = self.piece.len().min(buffer.len());
-        let now = self.piece.split_to(length);
-        if let Some(place) = buffer.get_mut(..length) {
-            place.copy_from_slice(&now);
-        }
-        Ok(length)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn unpacked(stored: &[u8]) -> std::io::Result<Vec<u8>> {
-        let (send, pieces) = mpsc::channel(10_000);
-        let (chunks, mut received) = mpsc::channel(10_000);
-        stored.chunks(1000).for_each(|piece| send.blocking_send(Bytes::copy_from_slice(piece)).unwrap());
-        drop(send);
-        unpack_all(pieces, chunks)?;
-        let mut whole = Vec::new();
-        while let Some(chunk) = received.blocking_recv() {
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(whole)
-    }
-
-    #[test]
-    fn what_breaks_off_is_told_however_it_was_compressed() {
-        let text: Vec<u8> = (0..40_000u32).flat_map(|n| n.to_string().into_bytes()).collect();
-        let zstd = zstd::stream::encode_all(text.as_slice(), 3).unwrap();
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut gzip, &text).unwrap();
-        for stored in [zstd, gzip.finish().unwrap()] {
-            assert!(unpacked(&stored).unwrap() == text);
-            for cut in [1, 9, stored.len() / 2] {
-                assert!(unpacked(&stored[..stored.len() - cut]).is_err(), "without its last {cut} bytes");
-            }
-        }
-        assert!(unpacked(&text).unwrap() == text);
-    }
-
-    #[test]
-    fn sql_that_breaks_off_is_told() {
-        let whole = b"--\n-- PostgreSQL database dump\n--\nSELECT 1;\n--\n-- PostgreSQL database dump complete\n--\n".to_vec();
-        let seen = |text: &[u8]| {
-            let mut margins = Margins::default();
-            text.chunks(7).for_each(|chunk| margins.see(chunk));
-            margins.judge()
-        };
-        assert!(seen(&whole).is_ok() && seen(b"SELECT 1;").is_ok());
-        assert!(seen(&whole[..60]).is_err());
-        assert!(seen(b"/*M!999999\\- enable the sandbox mode */\n-- MariaDB dump 10.19\nINSERT").is_err());
     }
 }

@@ -30,6 +30,7 @@ mod rename;
 pub mod restore;
 mod stream;
 mod take;
+mod unpack;
 
 use mysql::Mysql;
 use postgres::Postgres;

@@ -45,36 +45,45 @@ const IDENTITY: &str = "select system_identifier::text || '/' || current_databas
 
 /// Takes everything out of a database but what belongs to extensions: then a dump of another state fits in. Objects go by the
 /// names that PostgreSQL itself gives them; what went with another one is left out. Parts of others (`i`, of the whole object)
-/// and what belongs to a column (`a`) go with those.
+/// and what belongs to a column (`a`) go with those. What belongs to the platform stays, and rows that people gave to tables of
+/// extensions go, as the dump brings them again.
 pub const CLEAR: &str = r"DO $tidegate$
-DECLARE r record; o record;
+DECLARE r record; o record; is_there boolean;
 BEGIN
-  FOR r IN SELECT oid FROM pg_largeobject_metadata LOOP PERFORM lo_unlink(r.oid); END LOOP;
+  FOR r IN SELECT oid FROM pg_largeobject_metadata WHERE pg_has_role(lomowner, 'USAGE') LOOP PERFORM lo_unlink(r.oid); END LOOP;
+  FOR r IN SELECT unnest(extconfig)::regclass AS name, unnest(extcondition) AS rows FROM pg_extension LOOP
+    BEGIN
+      EXECUTE format('DELETE FROM %s %s', r.name, r.rows);
+    EXCEPTION WHEN insufficient_privilege THEN NULL;
+    END;
+  END LOOP;
   FOR r IN SELECT n.nspname, n.oid FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'public')
+      AND pg_has_role(n.nspowner, 'USAGE')
       AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
       AND NOT EXISTS (SELECT 1 FROM pg_extension e WHERE e.extnamespace = n.oid) LOOP
     EXECUTE format('DROP SCHEMA %I CASCADE', r.nspname);
   END LOOP;
   FOR r IN SELECT all_of.class, all_of.oid FROM (
-      SELECT 'pg_publication'::regclass AS class, oid, NULL::oid AS space FROM pg_publication
-      UNION ALL SELECT 'pg_foreign_server'::regclass, oid, NULL FROM pg_foreign_server
-      UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-      UNION ALL SELECT 'pg_operator'::regclass, oid, oprnamespace FROM pg_operator
-      UNION ALL SELECT 'pg_opclass'::regclass, oid, opcnamespace FROM pg_opclass
-      UNION ALL SELECT 'pg_opfamily'::regclass, oid, opfnamespace FROM pg_opfamily
-      UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace FROM pg_proc
-      UNION ALL SELECT 'pg_type'::regclass, t.oid, t.typnamespace FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+      SELECT 'pg_publication'::regclass AS class, oid, NULL::oid AS space, pubowner AS owner FROM pg_publication
+      UNION ALL SELECT 'pg_foreign_server'::regclass, oid, NULL, srvowner FROM pg_foreign_server
+      UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace, relowner FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+      UNION ALL SELECT 'pg_operator'::regclass, oid, oprnamespace, oprowner FROM pg_operator
+      UNION ALL SELECT 'pg_opclass'::regclass, oid, opcnamespace, opcowner FROM pg_opclass
+      UNION ALL SELECT 'pg_opfamily'::regclass, oid, opfnamespace, opfowner FROM pg_opfamily
+      UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace, proowner FROM pg_proc
+      UNION ALL SELECT 'pg_type'::regclass, t.oid, t.typnamespace, t.typowner FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
         WHERE t.typtype IN ('e', 'd', 'r') OR (t.typtype = 'c' AND c.relkind = 'c')
-      UNION ALL SELECT 'pg_collation'::regclass, oid, collnamespace FROM pg_collation
-      UNION ALL SELECT 'pg_conversion'::regclass, oid, connamespace FROM pg_conversion
-      UNION ALL SELECT 'pg_ts_config'::regclass, oid, cfgnamespace FROM pg_ts_config
-      UNION ALL SELECT 'pg_ts_dict'::regclass, oid, dictnamespace FROM pg_ts_dict) all_of
+      UNION ALL SELECT 'pg_collation'::regclass, oid, collnamespace, collowner FROM pg_collation
+      UNION ALL SELECT 'pg_conversion'::regclass, oid, connamespace, conowner FROM pg_conversion
+      UNION ALL SELECT 'pg_ts_config'::regclass, oid, cfgnamespace, cfgowner FROM pg_ts_config
+      UNION ALL SELECT 'pg_ts_dict'::regclass, oid, dictnamespace, dictowner FROM pg_ts_dict) all_of
     LEFT JOIN pg_namespace n ON n.oid = all_of.space
-    WHERE (all_of.space IS NULL OR (n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'))
+    WHERE (all_of.space IS NULL OR (n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')) AND pg_has_role(all_of.owner, 'USAGE')
       AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = all_of.class AND d.objid = all_of.oid AND d.objsubid = 0
         AND d.deptype IN ('e', 'i', 'a')) LOOP
+    EXECUTE format('SELECT true FROM %s WHERE oid = $1', r.class) INTO is_there USING r.oid;
+    CONTINUE WHEN is_there IS NULL;
     SELECT * INTO o FROM pg_identify_object(r.class, r.oid, 0);
-    CONTINUE WHEN o.identity IS NULL;
     EXECUTE format('DROP %s IF EXISTS %s CASCADE', CASE WHEN r.class = 'pg_proc'::regclass AND
       current_setting('server_version_num')::int >= 110000 THEN 'routine' ELSE o.type END, o.identity);
   END LOOP;
@@ -260,6 +269,8 @@ impl Postgres {
             "--filter",
             "--extension",
             "--exclude-extension",
+            "--schema-only",
+            "--no-unlogged-table-data",
         ];
         !self.args.iter().any(|arg| {
             let name = arg.split('=').next().unwrap_or_default();

@@ -8,11 +8,20 @@ use std::collections::BTreeMap;
 impl Bucket {
     /// Gives an object its final name, with what is known of it; the server copies. What it says of the copy must be what was sent.
     pub async fn rename(&self, from: &str, to: &str, sent: &Sent, metadata: &BTreeMap<String, String>) -> Result<Object> {
-        let copied = self.copy_proven((from, to), sent, metadata).await;
-        if copied.is_err() {
-            self.delete(to).await?; // what is not proven has no name
-        }
-        let there = copied?;
+        let there = match self.copy_proven((from, to), sent, metadata).await {
+            Ok(there) => there,
+            Err(mut error) => {
+                // What is not proven has no name; what another run put there has.
+                let ours = |there: &Object| ["sha256", "by", "taken"].iter().all(|name| there.metadata.get(*name) == metadata.get(*name));
+                let left = match self.head(to).await {
+                    Ok(Some(there)) if ours(&there) => self.delete(to).await,
+                    Ok(_) => Ok(()),
+                    Err(unknown) => Err(unknown),
+                };
+                error.detail.extend(left.err().map(|left| format!("left behind, and not proven: {} ({})", self.url(to), left.sentence)));
+                return Err(error);
+            }
+        };
         self.delete(from).await?;
         Ok(there)
     }

@@ -30,7 +30,7 @@ pub struct Args {
     pub clean: Vec<Clean>,
     /// The environment's name once more, where people work with what would be replaced
     #[arg(long, value_name = "ENV")]
-    pub yes_restore: Option<String>,
+    pub yes_restore: Vec<String>,
     /// Replace what is there without saving it first
     #[arg(long)]
     pub no_backup: bool,
@@ -77,7 +77,8 @@ pub enum Mode {
 pub async fn run(world: &World, args: &Args, mode: Mode) -> Result<Option<String>> {
     let place = Place::of(world, &args.at.file, &args.at.facts)?;
     let variables = variables(world, &place, &args.set)?;
-    let asked = Databases::Restored { from: args.which.from.as_deref(), app: args.which.app.as_deref() };
+    let asked =
+        Databases::Restored { from: args.which.from.as_deref(), app: args.which.app.as_deref(), elsewhere: args.which.into.is_some() };
     let (own, work) = plan::databases(&place.event, &place.loaded, &args.environment, &variables, asked)?;
     let work = work.ok_or_else(|| Error::new(Reason::Internal, "a restore without a plan"))?;
     let job = Job { world, args, place: &place, work: &work, own: &own };
@@ -203,14 +204,18 @@ impl Job<'_> {
                 Likeness::Unknown => "is not empty, and cannot be told from the database of",
                 Likeness::Other => continue,
             };
-            if self.args.yes_restore.as_deref() == Some(name) {
+            if self.args.yes_restore.contains(name) {
                 continue;
             }
             if mode == Mode::Plan {
                 self.world.console.line(&format!("  guard   {} {why} {name}: needs --yes-restore {name}", target.place));
                 continue;
             }
-            let given = self.args.yes_restore.as_ref().map_or(String::new(), |given| format!(" (--yes-restore says {given})"));
+            let given = if self.args.yes_restore.is_empty() {
+                String::new()
+            } else {
+                format!(" (--yes-restore says {})", self.args.yes_restore.join(", "))
+            };
             let sentence = format!("{} {why} {name}, and all of it would be replaced{given}", target.place);
             return Err(Error::new(Reason::RestoreRefused, sentence)
                 .hint(format!("look at it first: tidegate plan restore …; then repeat it with --yes-restore {name}")));
@@ -225,9 +230,14 @@ impl Job<'_> {
         if !by_hand && name == self.args.environment {
             return Likeness::Same;
         }
-        let mut likeness = Likeness::Other;
-        for work in saved(self.world, self.place, name, &self.args.set).unwrap_or_default() {
-            let Some(source) = work.backup.source().filter(|source| !matches!(source, Source::Command(_))) else { continue };
+        let unknown = || if by_hand && !target.is_empty() { Likeness::Unknown } else { Likeness::Other };
+        let works = saved(self.world, self.place, name, &self.args.set).unwrap_or_default();
+        let mut likeness = if works.is_empty() { unknown() } else { Likeness::Other };
+        for work in works {
+            let Some(source) = work.backup.source().filter(|source| !matches!(source, Source::Command(_))) else {
+                likeness = unknown();
+                continue;
+            };
             let known = Database::of(self.world, source).await.ok().flatten();
             let is_same_place = known.as_ref().is_some_and(|known| known.place() == target.place);
             let identity = match &known {
@@ -236,10 +246,10 @@ impl Job<'_> {
             };
             match (is_same_place, own, identity.as_deref()) {
                 (true, _, _) => return Likeness::Same,
-                (false, Some(own), Some(other)) if own == other => return Likeness::Same,
+                // A server that was made of a copy of another one's disk says the same; what tidegate.yml names is believed.
+                (false, Some(own), Some(other)) if own == other && by_hand => return Likeness::Same,
                 (false, Some(_), Some(_)) => {}
-                (false, _, _) if by_hand && !target.is_empty() => likeness = Likeness::Unknown,
-                (false, _, _) => {}
+                (false, _, _) => likeness = unknown(),
             }
         }
         likeness

@@ -2,14 +2,64 @@
 
 use super::recipes::Builder;
 use super::switch::{ALWAYS, every_name, every_text};
-use super::{EcsWork, MigrateRun, MigrateWork, SeedWork, Work};
+use super::{EcsWork, MigrateRun, MigrateWork, Plan, SeedWork, Work};
 use crate::backup::{self, archive, bucket::Place, name};
 use crate::config::{
-    self, Backup, Environment, KubernetesJob, Migrate, MigrateWhen, RestoreInto, Runner, Source, Target, template::Values,
+    self, Backup, Environment, KubernetesJob, Loaded, Migrate, MigrateWhen, RestoreInto, Runner, Source, Target, template::Values,
 };
+use crate::context::{Decision, Outcome};
 use crate::error::{Error, Reason, Result};
+use crate::event::Event;
 use crate::gates;
 use crate::targets::{self, kubernetes};
+use crate::variables::{self, Variables};
+
+/// What is saved of an environment, or what is restored there: both outside of a delivery.
+pub fn databases(
+    event: &Event,
+    loaded: &Loaded,
+    environment: &str,
+    variables: &Variables,
+    ask: Databases<'_>,
+) -> Result<(Vec<backup::Work>, Option<SeedWork>)> {
+    let config = &loaded.config;
+    let Some((name, rules)) = config.environments.get_key_value(environment) else {
+        return Err(crate::context::unknown_environment(config, environment));
+    };
+    let mut decision = Decision { environment: Some(name.clone()), ..Decision::none(Outcome::Deploy, Reason::Planned, String::new()) };
+    decision.commit.clone_from(&event.sha);
+    let values = variables::values(event, config, &decision, variables);
+    let mut plan = Plan::empty(Outcome::Deploy, Reason::Planned, String::new());
+    let builder = Builder { event, loaded, config, name, rules, values, decision: &decision, plan: &mut plan };
+    match ask {
+        Databases::Saved => Ok((builder.backups_of(name, rules)?, None)),
+        Databases::Restored { from, app, elsewhere } => {
+            let mut restore = rules.restore.clone().unwrap_or_default();
+            if elsewhere && restore.into.is_none() && rules.backups().is_empty() {
+                let from = from.or(restore.from.as_deref()).and_then(|from| config.environments.get(from));
+                restore.into = from.and_then(|from| config::RestoreInto::of(from.backups().first()?)); // of the same kind
+            }
+            let work = builder.restore_of((name, rules), &restore, (from, app))?;
+            Ok((builder.backups_of(name, rules)?, Some(work)))
+        }
+    }
+}
+
+/// What is asked about the databases of an environment.
+#[derive(Clone, Copy, Debug)]
+pub enum Databases<'a> {
+    /// What is saved.
+    Saved,
+    /// What is restored, from whose backup.
+    Restored {
+        /// The environment, named by hand.
+        from: Option<&'a str>,
+        /// The database, where there are several.
+        app: Option<&'a str>,
+        /// Whether it goes to an address by hand.
+        elsewhere: bool,
+    },
+}
 
 impl Builder<'_> {
     /// What comes before the switch, one after another; the last step. Going back saves and migrates nothing.

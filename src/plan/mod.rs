@@ -19,6 +19,7 @@ mod databases;
 mod recipes;
 mod switch;
 
+pub use databases::{Databases, databases};
 use recipes::Builder;
 pub use switch::kept_tag;
 
@@ -393,47 +394,6 @@ pub fn plan(event: &Event, loaded: &Loaded, request: &Request, decision: &Decisi
     }
     plan.hash = hash(&plan);
     Ok(plan)
-}
-
-/// What is saved of an environment, or what is restored there: both outside of a delivery.
-pub fn databases(
-    event: &Event,
-    loaded: &Loaded,
-    environment: &str,
-    variables: &Variables,
-    ask: Databases<'_>,
-) -> Result<(Vec<backup::Work>, Option<SeedWork>)> {
-    let config = &loaded.config;
-    let Some((name, rules)) = config.environments.get_key_value(environment) else {
-        return Err(crate::context::unknown_environment(config, environment));
-    };
-    let mut decision = Decision { environment: Some(name.clone()), ..Decision::none(Outcome::Deploy, Reason::Planned, String::new()) };
-    decision.commit.clone_from(&event.sha);
-    let values = variables::values(event, config, &decision, variables);
-    let mut plan = Plan::empty(Outcome::Deploy, Reason::Planned, String::new());
-    let builder = Builder { event, loaded, config, name, rules, values, decision: &decision, plan: &mut plan };
-    match ask {
-        Databases::Saved => Ok((builder.backups_of(name, rules)?, None)),
-        Databases::Restored { from, app } => {
-            let restore = rules.restore.clone().unwrap_or_default();
-            let work = builder.restore_of((name, rules), &restore, (from, app))?;
-            Ok((builder.backups_of(name, rules)?, Some(work)))
-        }
-    }
-}
-
-/// What is asked about the databases of an environment.
-#[derive(Clone, Copy, Debug)]
-pub enum Databases<'a> {
-    /// What is saved.
-    Saved,
-    /// What is restored, from whose backup.
-    Restored {
-        /// The environment, named by hand.
-        from: Option<&'a str>,
-        /// The database, where there are several.
-        app: Option<&'a str>,
-    },
 }
 
 /// What a preview may have at the targets of an environment, each with its place among them. What is named after the pull

@@ -38,9 +38,9 @@ pub struct Ledger<'a> {
     deployed: Mutex<Option<String>>,
     /// Held while the lease is taken: two steps may ask for it at once.
     taking: Mutex<()>,
-    record: Mutex<Option<Record>>,
+    pub(super) record: Mutex<Option<Record>>,
     /// The newest records as they were when the lease was taken.
-    history: Mutex<Vec<Record>>,
+    pub(super) history: Mutex<Vec<Record>>,
     /// A copy of the record on a forge that is not the store.
     mirror: OnceCell<u64>,
 }
@@ -340,21 +340,6 @@ impl<'a> Ledger<'a> {
     /// The key of the newest record, as it was when the lease was taken.
     pub async fn newest(&self) -> Option<String> {
         self.history.lock().await.first().map(|record| record.key.clone())
-    }
-
-    /// How long ago a step of this delivery was done to its end.
-    pub async fn done_since(&self, step: &str) -> Option<Duration> {
-        let record = self.record.lock().await;
-        let line = record.as_ref()?.journal.iter().rev().find(|line| line.step == step && line.what == Did::Done)?;
-        let at: jiff::Timestamp = line.at.parse().ok()?;
-        Duration::try_from(jiff::Timestamp::now().duration_since(at)).ok().or(Some(Duration::ZERO))
-    }
-
-    /// The keys of deliveries before this one: they hold no lease, so what they had begun is nobody's.
-    pub async fn others(&self) -> Vec<String> {
-        let own = self.record.lock().await.as_ref().map(|record| record.key.clone());
-        let history = self.history.lock().await;
-        history.iter().map(|record| record.key.clone()).filter(|key| Some(key) != own.as_ref()).collect()
     }
 
     /// A closed pull request has nothing that runs any more.

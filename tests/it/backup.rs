@@ -670,3 +670,18 @@ fn a_backup_of_heroku_that_is_none() {
     run.ends(143);
     assert!(hangs.sandbox.with(|outside| outside.heroku.data.transfers[0].1), "the capture is stopped there too");
 }
+
+/// What the page shows is taken as it stands, one block after another.
+#[test]
+fn the_blocks_of_the_page_are_good_configuration() {
+    let page = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backups.md")).unwrap();
+    let blocks: Vec<&str> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let environments = blocks.iter().filter(|block| block.starts_with("environments:") || block.starts_with("  "));
+    let whole: String = environments.map(|block| (*block).to_owned()).collect();
+    assert!(whole.contains("production:") && whole.contains("staging:") && whole.contains("preview:"), "{whole}");
+    let folder = tempfile::tempdir().unwrap();
+    let head = "schema: 1\nproject: shop\nimages: {web: {repository: 123456789012.dkr.ecr.us-west-2.amazonaws.com/shop}}\n";
+    std::fs::write(folder.path().join("tidegate.yml"), format!("{head}{whole}")).unwrap();
+    let (code, _, said) = tidegate(folder.path(), &["check"], &[]);
+    assert_eq!(code, 0, "{said}\n{whole}");
+}

@@ -590,7 +590,8 @@ fn memory_stays_flat_while_the_database_grows() {
     let (large, second) = peak(story.world.command(&["backup", "dev", "--format", "json"]));
     let bytes = |made: &Value| made["backups"][0]["bytes"].as_u64().unwrap();
     assert!(bytes(&second) > 8 * bytes(&first), "{first} {second}");
-    assert!(large < small + 12_000, "{small} kB, then {large} kB for eight times as much");
+    // 140 MB more went through: what is kept of them would show.
+    assert!(large < small + 30_000, "{small} kB, then {large} kB for eight times as much");
     println!("memory: {small} kB for {} bytes stored, {large} kB for {}", bytes(&first), bytes(&second));
     let (restore, _) = peak(story.world.command(&["restore", "staging", "--format", "json"]));
     assert!(restore < small + 60_000, "{restore} kB for the restore");
