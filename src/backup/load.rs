@@ -176,6 +176,7 @@ impl Restoring<'_> {
 
     /// SQL goes through the cleaner into psql; an archive is made SQL first.
     async fn to_postgres(&self, database: &postgres::Postgres, (first, chunks): (Bytes, mpsc::Receiver<Bytes>)) -> Result<Taking> {
+        let scrub = self.scrub_sql()?;
         let mut psql = self.start(&database.takes_sql()?, database.env(), Ends::Input)?;
         // A key of our own: what the dump says cannot end it. It ends before our own SQL comes.
         let key = database.restricts().then(random);
@@ -194,16 +195,13 @@ impl Restoring<'_> {
                 feed((first, chunks), (input, &mut cleaner)).await?;
             }
             write(input, format!("{close}RESET ALL;\nSET statement_timeout = 0;\n").as_bytes()).await?;
-            for text in self.scrub_sql()? {
+            for text in &scrub {
                 write(input, text.as_bytes()).await?;
             }
             Ok(())
         };
-        match fed.await {
-            Ok(()) => Ok(Taking { child: psql, end: "COMMIT;\n" }),
-            Err(Broken::Own(error)) => Err(error),
-            Err(Broken::Closed) => Err(refused(psql, &self.target.place).await),
-        }
+        let fed = fed.await;
+        self.fed(fed, Taking { child: psql, end: "COMMIT;\n" }).await
     }
 
     async fn archive(
@@ -252,6 +250,7 @@ impl Restoring<'_> {
     }
 
     async fn to_mysql(&self, database: &super::Mysql, (first, chunks): (Bytes, mpsc::Receiver<Bytes>)) -> Result<Taking> {
+        let scrub = self.scrub_sql()?; // before anything is replaced: there is no way back here
         let clear = database.clear(self.maker.world).await?;
         let mut client = self.start(&database.takes_sql()?, database.env(), Ends::Input)?;
         let mut cleaner = self.cleaner(Dialect::Mysql);
@@ -260,15 +259,21 @@ impl Restoring<'_> {
             write(input, SANDBOX).await?;
             write(input, clear.as_bytes()).await?;
             feed((first, chunks), (input, &mut cleaner)).await?;
-            for text in self.scrub_sql()? {
+            for text in &scrub {
                 write(input, text.as_bytes()).await?;
             }
             Ok(())
         };
-        match fed.await {
-            Ok(()) => Ok(Taking { child: client, end: "" }),
+        let fed = fed.await;
+        self.fed(fed, Taking { child: client, end: "" }).await
+    }
+
+    /// A client that closed its input says itself why.
+    async fn fed(&self, fed: std::result::Result<(), Broken>, taking: Taking) -> Result<Taking> {
+        match fed {
+            Ok(()) => Ok(taking),
             Err(Broken::Own(error)) => Err(error),
-            Err(Broken::Closed) => Err(refused(client, &self.target.place).await),
+            Err(Broken::Closed) => Err(refused(taking.child, &self.target.place).await),
         }
     }
 
