@@ -4,17 +4,22 @@ use super::Config;
 use serde_json::{Value, json};
 
 /// The schema that the tool itself checks with: unknown keys are refused.
-pub fn strict() -> Value {
+pub fn strict<T: schemars::JsonSchema>() -> Value {
     let settings = schemars::generate::SchemaSettings::draft07();
-    settings.into_generator().into_root_schema_for::<Config>().to_value()
+    settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
 /// The schema for editors: the same, and keys that start with `x-` are allowed everywhere.
 pub fn public() -> Value {
-    let mut schema = strict();
+    published::<Config>("https://tidegate.dev/schema/v1.json")
+}
+
+/// The schema of a file for editors, under its address.
+pub fn published<T: schemars::JsonSchema>(address: &str) -> Value {
+    let mut schema = strict::<T>();
     allow_extensions(&mut schema);
     if let Some(root) = schema.as_object_mut() {
-        root.insert("$id".into(), json!("https://tidegate.dev/schema/v1.json"));
+        root.insert("$id".into(), json!(address));
     }
     schema
 }
