@@ -10,6 +10,7 @@ use crate::event::FactFlags;
 use crate::gates::{Gate, Override};
 use crate::inputs::Inputs;
 use crate::rehearse::Rehearsal;
+use crate::serve;
 use crate::sweep;
 use crate::vars::Vars;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -73,8 +74,20 @@ pub enum Command {
     Quarantine(commands::quarantine::Args),
     /// Run everything in a sandbox in this process; no account needed
     Rehearse(Rehearse),
-    /// Print the JSON Schema of tidegate.yml
-    Schema,
+    /// The CD server: takes deploy requests and webhooks, runs one job per inventory, has a page and an API
+    Serve(serve::Args),
+    /// What stands between the server and a job's program
+    #[command(hide = true)]
+    ServeJob {
+        /// The folder of the attempt
+        folder: PathBuf,
+    },
+    /// Print the JSON Schema of tidegate.yml, or of tidegate-serve.yml
+    Schema {
+        /// Whose schema
+        #[arg(value_enum, default_value_t = SchemaOf::Config)]
+        of: SchemaOf,
+    },
     /// Print shell completions
     Completions {
         /// The shell
@@ -200,6 +213,15 @@ pub struct Rehearse {
     /// The event
     #[command(subcommand)]
     pub rehearsal: Rehearsal,
+}
+
+/// A file that has a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// tidegate.yml
+    Config,
+    /// tidegate-serve.yml
+    Serve,
 }
 
 /// What stdout gets.

@@ -11,7 +11,8 @@
 //!    [`backup`] saves databases before they change, proves what it saved, and brings it back.
 //! 5. [`report`] says what happened: log, outputs, summary, comment.
 //! 6. [`sweep`] finds previews that have had their time, and removes them as the events would have.
-//! 7. [`doctor`] tries beforehand what a run will need. [`rehearse`] is an outside of our own, in this process.
+//! 7. [`serve`] is the CD server: a long-lived process that takes requests and webhooks and runs jobs.
+//! 8. [`doctor`] tries beforehand what a run will need. [`rehearse`] is an outside of our own, in this process.
 //!
 //! Invariants: nothing outside changes before the plan is printed; `deployed` is said only when what runs was
 //! identified; a failure to tell never changes a verdict; secrets are values of [`tools::secret::Secret`], never text.
@@ -36,6 +37,7 @@ pub mod registry;
 pub mod rehearse;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod state;
 pub mod steps;
 pub mod sweep;

@@ -16,7 +16,7 @@ use tidegate::tools::console::Console;
 use tidegate::tools::wait::{Cancel, Clock};
 use tidegate::vars::Vars;
 use tidegate::world::World;
-use tidegate::{context::Request, doctor, rehearse, run};
+use tidegate::{context::Request, doctor, rehearse, run, serve};
 
 /// 128 + the signal that cancelled the run.
 static SIGNAL_CODE: AtomicU8 = AtomicU8::new(0);
@@ -93,7 +93,9 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
             let named = file.config.clone().or_else(|| Inputs::of(&vars).path("config"));
             commands::check::run(console, named.as_deref()).map(|()| 0)
         }
-        Command::Schema => print(&commands::schema::text()),
+        Command::Schema { of } => print(&commands::schema::text(*of)),
+        // It is small and lives long: no runtime, no console.
+        Command::ServeJob { folder } => serve::supervise(folder).map(|()| 0),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "tidegate", &mut text);
@@ -128,6 +130,7 @@ fn dispatch(command: &Command, vars: Vars, console: &Console) -> Result<u8> {
         | Command::Trigger(_)
         | Command::Status(_)
         | Command::Lock(_)
+        | Command::Serve(_)
         | Command::Rehearse(_) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.map_err(|error| Error::new(Reason::Internal, format!("no runtime: {error}")))?;
@@ -191,7 +194,8 @@ async fn with_world(command: &Command, vars: Vars, console: Console) -> Result<u
             .await?;
             Ok(finish(&world, &report))
         }
-        Command::Check(_) | Command::Schema | Command::Completions { .. } | Command::Explain(_) => Ok(0), // done without a runtime
+        Command::Serve(args) => serve::run(&world, args).await.map(|()| 0),
+        Command::Check(_) | Command::Schema { .. } | Command::Completions { .. } | Command::Explain(_) | Command::ServeJob { .. } => Ok(0), // done without a runtime
     }
 }
 

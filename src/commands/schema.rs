@@ -1,8 +1,14 @@
-//! `tidegate schema`: the JSON Schema of `tidegate.yml`, for editors.
+//! `tidegate schema`: the JSON Schemas of `tidegate.yml` and `tidegate-serve.yml`, for editors.
 
+use crate::cli::SchemaOf;
 use crate::config::schema;
+use crate::serve::config::{SCHEMA_ADDRESS, Serve};
 
-/// The schema as text; a test keeps the committed copy equal to it.
-pub fn text() -> String {
-    format!("{:#}\n", schema::public())
+/// A schema as text; a test keeps the committed copies equal to them.
+pub fn text(of: SchemaOf) -> String {
+    let schema = match of {
+        SchemaOf::Config => schema::public(),
+        SchemaOf::Serve => schema::published::<Serve>(SCHEMA_ADDRESS),
+    };
+    format!("{schema:#}\n")
 }

@@ -28,6 +28,11 @@ const FOLDERS: &str = "local found, cursor = {}, '0';
                        for _, key in ipairs(page[2]) do found[#found + 1] = key end until cursor == '0'; return found";
 const DELETE: &str = "return redis.call('HDEL', KEYS[1], ARGV[1])";
 
+/// Keys as a script takes them.
+pub fn named<const N: usize>(keys: &[String; N]) -> [&str; N] {
+    keys.each_ref().map(String::as_str)
+}
+
 /// A server.
 #[derive(Clone)]
 pub struct Server {
@@ -114,12 +119,19 @@ impl Server {
         self.script(body, folder, &args).await
     }
 
-    /// A script is sent whole when the server has forgotten it, as after its restart.
     async fn script<T: redis::FromRedisValue>(&self, body: &str, folder: &str, args: &[&str]) -> Result<T> {
+        self.call(body, &[&format!("tidegate:{folder}")], args).await
+    }
+
+    /// Runs a script. It is sent whole when the server has forgotten it, as after its restart.
+    pub async fn call<T: redis::FromRedisValue>(&self, body: &str, keys: &[&str], args: &[&str]) -> Result<T> {
         let script = Script::new(body);
         let asked = async {
             let mut connection = self.connection.get_or_try_init(|| self.connect()).await?.clone();
-            let mut call = script.key(format!("tidegate:{folder}"));
+            let mut call = script.prepare_invoke();
+            keys.iter().for_each(|key| {
+                call.key(*key);
+            });
             args.iter().for_each(|arg| {
                 call.arg(*arg);
             });
@@ -138,7 +150,9 @@ impl Server {
             info = info.set_redis_settings(settings);
         }
         let client = redis::Client::open(info).map_err(|error| self.failed(&error))?;
-        let config = ConnectionManagerConfig::new().set_number_of_retries(2).set_connection_timeout(Some(Duration::from_secs(5)));
+        // The crate's own limit for an answer is half a second, which a busy server passes.
+        let config = ConnectionManagerConfig::new().set_number_of_retries(2).set_response_timeout(Some(PATIENCE));
+        let config = config.set_connection_timeout(Some(Duration::from_secs(5)));
         ConnectionManager::new_with_config(client, config).await.map_err(|error| self.failed(&error))
     }
 

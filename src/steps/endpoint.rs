@@ -50,7 +50,7 @@ impl Endpoint {
     }
 
     /// A client for builds and pushes.
-    pub(super) fn connect(&self) -> std::result::Result<Docker, bollard::errors::Error> {
+    pub fn connect(&self) -> std::result::Result<Docker, bollard::errors::Error> {
         match self {
             Self::Unix(path) => Docker::connect_with_unix(&path.to_string_lossy(), CONNECT_LIMIT, API_DEFAULT_VERSION),
             Self::Tcp(address) => Docker::connect_with_http(&format!("tcp://{address}"), CONNECT_LIMIT, API_DEFAULT_VERSION),

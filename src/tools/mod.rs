@@ -6,5 +6,6 @@ pub mod http;
 pub mod identity;
 pub mod pipe;
 pub mod process;
+pub mod redact;
 pub mod secret;
 pub mod wait;

@@ -297,3 +297,51 @@ impl Background {
         Some(self.words.lock().map(|words| words.clone()).unwrap_or_default())
     }
 }
+
+/// Starts this very program with another subcommand, so that it goes on when we end. It is given `input`, and no environment.
+#[allow(clippy::disallowed_methods)]
+pub fn again(args: &[&OsStr], input: &[u8]) -> std::io::Result<std::process::Child> {
+    use std::io::Write;
+    use std::os::unix::process::CommandExt;
+    // The file itself, also when an upgrade has put another one in its place.
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0("tidegate").args(args).env_clear().current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let given = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input));
+    given.map(|()| child)
+}
+
+/// Starts a program in a group of its own, with its output and its errors in one pipe, in the order in which it said them.
+#[allow(clippy::disallowed_methods)]
+pub fn merged(argv: &[String], folder: &Path, env: &[(String, String)]) -> std::io::Result<(std::process::Child, std::io::PipeReader)> {
+    use std::os::unix::process::CommandExt;
+    let (program, args) = argv.split_first().ok_or_else(|| std::io::Error::other("an empty command"))?;
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = std::process::Command::new(program);
+    command.args(args).current_dir(folder).env_clear().envs(env.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
+    let child = command.spawn()?;
+    Ok((child, reader)) // the command, and with it our end of the pipe, is gone here
+}
+
+/// Signals a whole group of processes.
+pub fn signal_group(leader: u32, signal: Signal) {
+    if let Some(group) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
+        let _gone = kill_process_group(group, signal);
+    }
+}
+
+/// How long the machine has been up, in milliseconds: the same for all processes, whatever is done to the clock.
+pub fn uptime() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    Some(seconds.parse::<u64>().ok()? * 1000 + hundredths.parse::<u64>().ok()? * 10)
+}
+
+/// When a process began, in the kernel's ticks: with its number it is one process for certain.
+pub fn began(process: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}

@@ -67,3 +67,18 @@ pub fn spoken(length: Duration) -> String {
     }
     humantime::format_duration(Duration::from_secs(length.as_secs())).to_string()
 }
+
+/// Blocks the thread for this long.
+#[allow(clippy::disallowed_methods)]
+pub fn nap(length: Duration) {
+    std::thread::sleep(length);
+}
+
+/// A sleep as a value that can be polled.
+pub type Nap = std::pin::Pin<Box<tokio::time::Sleep>>;
+
+/// A sleep of this length, of the wall's clock.
+#[allow(clippy::disallowed_methods)]
+pub fn nap_of(length: Duration) -> Nap {
+    Box::pin(tokio::time::sleep(length))
+}

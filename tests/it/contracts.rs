@@ -17,6 +17,13 @@ fn the_committed_schema_is_current() {
 }
 
 #[test]
+fn the_committed_schema_of_the_server_is_current() {
+    let (code, out, _) = tidegate(root(), &["schema", "serve"], &[]);
+    let committed = std::fs::read_to_string(root().join("docs/tidegate-serve.schema.json")).unwrap_or_default();
+    assert!(code == 0 && out == committed, "run: cargo run -- schema serve > docs/tidegate-serve.schema.json");
+}
+
+#[test]
 fn the_list_of_reasons_is_current() {
     let committed = std::fs::read_to_string(root().join("docs/reason-codes.md")).unwrap_or_default();
     for reason in Reason::ALL {

@@ -1,0 +1,22 @@
+//! `tidegate serve`: the CD server, for sites that CI cannot reach. It takes requests and webhooks, runs one job per
+//! inventory, and keeps what it accepted through restarts.
+
+mod apps;
+mod callback;
+pub mod config;
+mod guard;
+mod hooks;
+mod http;
+mod ids;
+mod jobs;
+mod metrics;
+pub mod output;
+mod run;
+mod server;
+mod slack;
+mod start;
+mod store;
+mod trace;
+
+pub use run::supervise::supervise;
+pub use start::{Args, run};
