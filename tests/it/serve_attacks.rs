@@ -121,7 +121,7 @@ fn guesses_end_and_friends_go_on() {
     let token = format!("Bearer {}", crate::cd::OPERATOR);
     cd.ask("GET", "/api/v1/jobs", &[("x-forwarded-for", "203.0.113.12"), ("authorization", &token)], "").must(200);
     // Many sources that guess at one app make those wait that never knew its secret.
-    for source in 100..110 {
+    for source in 100..130 {
         (0..5).for_each(|guess| _ = from(&format!("203.0.113.{source}"), &format!("guess-{guess}")));
     }
     from("203.0.113.13", SECRET).must(429);
@@ -132,7 +132,7 @@ fn guesses_end_and_friends_go_on() {
     let token = format!("Bearer {}", crate::cd::VIEWER);
     let metrics = cd.ask("GET", "/metrics", &[("authorization", &token)], "").must(200);
     let refused: u64 = metrics.body.lines().find_map(|line| line.strip_prefix("tidegate_refused_total ")).unwrap().parse().unwrap();
-    assert!((50..80).contains(&refused), "{refused}");
+    assert!((50..200).contains(&refused), "{refused}");
 }
 
 #[test]
