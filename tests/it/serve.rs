@@ -291,7 +291,7 @@ fn a_job_that_deploys_the_server_itself_ends_well() {
     let (address, path) = (cd.address.clone(), format!("/api/v1/apps/my-app/jobs/{id}?wait=60"));
     let waiter = std::thread::spawn(move || {
         let request = crate::cd::request("GET", &path, &[("authorization", &format!("Bearer {SECRET}"))], "");
-        crate::cd::answer_to(&address, request.as_bytes()).unwrap().status
+        crate::cd::answer_to(&address, request.as_bytes()).map_or(0, |answer| answer.status)
     });
     cd.write("server.new", &cd.pid().to_string());
     std::fs::rename(cd.path("server.new"), cd.path("server")).unwrap();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 /// Two servers with folders of their own and one store.
 fn pair() -> (Cd, Cd) {
-    let one = Cd::new("limits: {lease: 3s, running: 4}\n");
+    let one = Cd::new("limits: {lease: 6s, running: 4}\n");
     let mut other = Cd::prepared("");
     let text = std::fs::read_to_string(one.path("tidegate-serve.yml")).unwrap();
     other.write("tidegate-serve.yml", &text);
