@@ -291,19 +291,19 @@ impl Output {
         }
     }
 
-    /// The end of it.
-    pub async fn end(&self, job: &str, length: u64) -> Result<String> {
-        let total = self.total(job).await?;
-        let mut text = String::new();
-        let mut from = total.saturating_sub(length);
-        loop {
-            let piece = self.read(job, from, 64 * 1024).await?;
-            if piece.next <= from {
-                return Ok(text);
+    /// The end of it, and where that ends: what is said meanwhile is neither left out nor told twice.
+    pub async fn end(&self, job: &str, length: u64) -> Result<Piece> {
+        let begin = self.total(job).await?.saturating_sub(length);
+        let mut end = self.read(job, begin, 64 * 1024).await?;
+        while end.next < end.total {
+            let piece = self.read(job, end.next, 64 * 1024).await?;
+            if piece.next <= end.next {
+                break;
             }
-            text.push_str(&piece.text);
-            from = piece.next;
+            end.text.push_str(&piece.text);
+            (end.next, end.total) = (piece.next, piece.total);
         }
+        Ok(end)
     }
 
     /// Where a job's text is written by this replica.
@@ -451,6 +451,19 @@ mod tests {
         assert_eq!(near_end, said.get(said.len() - 13..).unwrap());
         let after = read_files(folder.path(), KEEP, said.len() as u64 + 5, 10).unwrap();
         assert_eq!((after.text.as_str(), after.total), ("", said.len() as u64));
+    }
+
+    #[tokio::test]
+    async fn the_end_says_where_it_ends() {
+        let data = tempfile::tempdir().unwrap();
+        let output = Output { folder: data.path().to_owned(), keep: Keep { head: 1 << 20, tail: 100 }, server: None };
+        let said = "line\n".repeat(40_000); // more than one look
+        Writer::open(&data.path().join("a"), output.keep).unwrap().append(&said).unwrap();
+        let end = output.end("a", 150_000).await.unwrap();
+        assert_eq!((end.from, end.next, end.total), (50_000, 200_000, 200_000));
+        assert_eq!(end.text, said.get(50_000..).unwrap());
+        assert_eq!(output.read("a", end.next, 10).await.unwrap().text, "", "what comes after it was not told before");
+        assert_eq!(output.end("none", 10).await.unwrap(), Piece::default());
     }
 
     #[test]

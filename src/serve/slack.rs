@@ -18,9 +18,9 @@ pub async fn tell(server: &Server, job: &Job) {
     if slack.on == SlackOn::Failure && job.status == Status::Success {
         return;
     }
-    let output = server.output.end(&job.id, 16 * 1024).await.unwrap_or_default();
+    let end = server.output.end(&job.id, 16 * 1024).await.unwrap_or_default();
     let link = config.serve.public_url.as_deref().map(|url| format!("{url}/ui/jobs/{}", job.id));
-    let message = message(job, &last_lines(&output, slack.lines), link.as_deref());
+    let message = message(job, &last_lines(&end.text, slack.lines), link.as_deref());
     let sent = async {
         let url = server.secret(&slack.webhook.env).map_err(|error| error.sentence)?;
         let client = http::client(&server.world.vars).map_err(|error| error.sentence)?;

@@ -4,18 +4,9 @@ use super::session::Person;
 use crate::serve::apps::App;
 use crate::serve::config::Role;
 use crate::serve::jobs::{Entry, Job, Status, now};
+use crate::serve::output::Piece;
 use maud::{DOCTYPE, Markup, html};
 use std::time::Duration;
-
-/// The end of a log.
-pub struct Log {
-    /// The text.
-    pub text: String,
-    /// Where the next piece begins.
-    pub next: u64,
-    /// Whether there is more before it.
-    pub is_cut: bool,
-}
 
 fn frame(person: Option<&Person>, title: &str, body: &Markup) -> Markup {
     html! {
@@ -183,7 +174,7 @@ pub fn app(person: &Person, id: &str, app: Option<&App>, jobs: &[Job]) -> Markup
 }
 
 /// One job and what it says.
-pub fn job(person: &Person, job: &Job, log: &Log, position: Option<usize>) -> Markup {
+pub fn job(person: &Person, job: &Job, end: &Piece, position: Option<usize>) -> Markup {
     let body = html! {
         dl {
             dt { "Status" } dd #status aria-live="polite" { (badge(job.status)) @if let Some(ahead) = position { " " (count(ahead, "job is before it", "jobs are before it")) } }
@@ -204,12 +195,12 @@ pub fn job(person: &Person, job: &Job, log: &Log, position: Option<usize>) -> Ma
         }
         h2 #log-title { "Output" }
         p {
-            @if log.is_cut { "This is the end of it. " }
+            @if end.from > 0 { "This is the end of it. " }
             a href={ "/ui/jobs/" (job.id) "/log.txt" } { "All of it" }
             @if job.status.is_active() { noscript { " · " a href={ "/ui/jobs/" (job.id) } { "Look again" } } }
         }
-        pre #log role="log" aria-labelledby="log-title" tabindex="0" data-next=(log.next) data-status=(job.status.name()) data-active=(job.status.is_active()) {
-            (console::strip_ansi_codes(&log.text))
+        pre #log role="log" aria-labelledby="log-title" tabindex="0" data-next=(end.next) data-status=(job.status.name()) data-active=(job.status.is_active()) {
+            (console::strip_ansi_codes(&end.text))
         }
         script src="/ui/live.js" defer {}
     };

@@ -214,14 +214,12 @@ async fn app_page(server: &Server, asked: &Asked, person: &Person, id: &str) -> 
 async fn job_page(server: &Server, person: &Person, id: &str) -> Answered {
     let read = async {
         let Some(job) = jobs::job(&server.store, id).await? else { return Ok(None) };
-        let total = server.output.total(id).await?;
-        let begin = total.saturating_sub(LOG_END);
-        let text = server.output.end(id, LOG_END).await?;
+        let end = server.output.end(id, LOG_END).await?;
         let position = jobs::position(&server.store, &job).await?;
-        Ok::<_, crate::error::Error>(Some((job, look::Log { text, next: total, is_cut: begin > 0 }, position)))
+        Ok::<_, crate::error::Error>(Some((job, end, position)))
     };
-    let Some((job, log, position)) = read.await.map_err(|error| unavailable(server, &error))? else { return Err(not_found(person)) };
-    Ok(page(StatusCode::OK, look::job(person, &job, &log, position)))
+    let Some((job, end, position)) = read.await.map_err(|error| unavailable(server, &error))? else { return Err(not_found(person)) };
+    Ok(page(StatusCode::OK, look::job(person, &job, &end, position)))
 }
 
 /// What is new of a job, as soon as there is something.

@@ -222,7 +222,7 @@ pub fn return_line(code: i32) -> String {
 }
 
 async fn last_words(server: &Server, job: &Job, outcome: &Outcome) -> Result<()> {
-    let end = server.output.end(&job.id, 512).await?;
+    let end = server.output.end(&job.id, 512).await?.text;
     let last = end.lines().next_back().unwrap_or_default();
     let mut words = String::new();
     if !end.is_empty() && !end.ends_with('\n') {
