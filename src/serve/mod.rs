@@ -2,6 +2,7 @@
 //! inventory, and keeps what it accepted through restarts.
 
 mod apps;
+mod asking;
 mod callback;
 pub mod config;
 mod guard;
@@ -12,6 +13,7 @@ mod jobs;
 mod metrics;
 pub mod output;
 mod run;
+mod secrets;
 mod server;
 mod slack;
 mod start;

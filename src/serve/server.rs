@@ -3,9 +3,10 @@
 use super::apps::Apps;
 use super::config::{Limits, Loaded};
 use super::guard::Guard;
+use super::jobs::{self, Accepted, Entry, Wanted};
 use super::metrics::Metrics;
 use super::output::Output;
-use super::store::Store;
+use super::store::{Batch, Store};
 use super::trace::Traces;
 use crate::error::{Error, Reason, Result};
 use crate::steps::endpoint::Endpoint;
@@ -168,6 +169,20 @@ impl Server {
     /// How long it has been up.
     pub fn uptime(&self) -> Duration {
         self.born.elapsed()
+    }
+
+    /// Accepts what is asked for, or says why not; a job that is new is begun as soon as it may.
+    pub async fn accept(&self, wanted: &Wanted) -> Result<Accepted> {
+        let accepted = jobs::accept(&self.store, wanted).await?;
+        if let Accepted::New(..) = accepted {
+            self.wake.notify_one();
+        }
+        Ok(accepted)
+    }
+
+    /// Notes something in the audit that no job's change says.
+    pub async fn note(&self, entry: Entry) -> Result<()> {
+        self.store.commit(entry.add_to(Batch::new())).await.map(|_made| ())
     }
 
     /// A line about what happens, with its time: this is a log.

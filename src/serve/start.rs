@@ -1,6 +1,7 @@
 //! Starts the server, keeps its configuration current, and stops it in order.
 
-use super::apps::{self, Asking, announcing};
+use super::apps;
+use super::asking::{Asking, announcing};
 use super::config::{self, FILE_NAME, Loaded, Serve};
 use super::http::listen::{Certificate, bind, serve};
 use super::jobs::{self, Accepted};
@@ -161,14 +162,13 @@ async fn announce(server: &Server) {
     let asking = Asking { by: "the server's start".into(), ..Asking::default() };
     let begun = async {
         let wanted = announcing(&server.config().serve, config::ANNOUNCE, asking)?;
-        jobs::accept(&server.store, &wanted).await
+        server.accept(&wanted).await
     };
     match begun.await {
         Ok(Accepted::New(job, _) | Accepted::Joined(job)) => server.say(&format!("job {} announces the apps", job.id)),
         Ok(Accepted::Before(_) | Accepted::Busy | Accepted::Full(_)) => server.say("the apps are being announced already"),
         Err(error) => server.say(&format!("the apps cannot be announced: {}", error.sentence)),
     }
-    server.wake.notify_one();
 }
 
 /// What another configuration says differently and cannot change while the server runs: key, what it is, what the file says.

@@ -7,7 +7,7 @@ pub mod payload;
 pub use ecr::listen as listen_to_ecr;
 pub use payload::{docker_hub, ecr_image_action, github, gitlab, plain};
 
-use super::apps::{Asking, wanted};
+use super::asking::{Asking, wanted};
 use super::config::Rule;
 use super::jobs::{self, Accepted, Callback, Wanted};
 use super::server::Server;
@@ -123,9 +123,7 @@ async fn again(server: &Server, kept: &Kept) -> Option<String> {
         Ok(taken) => Some(super::http::hooks::words(&taken)),
         Err(error) if error.reason == Reason::InputInvalid => Some(error.sentence),
         Err(error) if jobs::now().saturating_sub(kept.since) > PATIENCE => {
-            let _untold =
-                super::run::note(server, jobs::Entry::new(&format!("webhook {}", kept.hook), "dropped").detail(error.sentence.clone()))
-                    .await;
+            let _untold = server.note(jobs::Entry::new(&format!("webhook {}", kept.hook), "dropped").detail(error.sentence.clone())).await;
             Some(format!("given up after an hour: {}", error.sentence))
         }
         Err(error) => {
@@ -225,22 +223,18 @@ async fn start(server: &Server, hook: &str, index: usize, rule: &Rule, delivery:
         by: format!("webhook {hook}{}", delivery.pusher.as_deref().map(|pusher| format!(" ({})", harmless(pusher))).unwrap_or_default()),
         values,
         callback: delivery.callback.clone(),
-        traceparent: Some(super::trace::child_of(None)),
         once,
         // Each push is deployed: to join the job of another tag would lose this one.
         busy: Some(super::config::Busy::Queue),
+        ..Asking::default()
     };
     let inventory = format!("{hook}:{}", delivery.repository);
     let wanted = match job_of(server, rule, (hook, &inventory), asking).await {
         Ok(wanted) => wanted,
         Err(error) => return Ok(Started::Nothing(error.sentence)),
     };
-    Ok(match jobs::accept(&server.store, &wanted).await? {
-        Accepted::New(job, _ahead) => {
-            server.wake.notify_one();
-            Started::Job(job.id)
-        }
-        Accepted::Joined(job) => Started::Job(job.id),
+    Ok(match server.accept(&wanted).await? {
+        Accepted::New(job, _) | Accepted::Joined(job) => Started::Job(job.id),
         Accepted::Before(id) => Started::Job(id),
         Accepted::Busy => Started::Nothing("a job of the same inventory runs or waits".into()),
         Accepted::Full(waiting) => {
@@ -259,19 +253,13 @@ async fn job_of(server: &Server, rule: &Rule, (hook, inventory): (&str, &str), a
     let command = rule.command.clone().unwrap_or_default();
     let plain = super::config::Runner::Process(super::config::ProcessRunner::default());
     let runner = rule.runner.as_ref().and_then(|name| config.serve.runners.get(name)).unwrap_or(&plain).with_command(&command);
-    Ok(Wanted {
-        app: format!("webhook:{hook}"),
-        inventory: rule.inventory.clone().unwrap_or_else(|| inventory.to_owned()),
-        by: asking.by,
-        runner_name: rule.runner.clone().unwrap_or_else(|| format!("webhook:{hook}")),
-        runner,
-        values: asking.values,
-        timeout: rule.timeout.unwrap_or(config.serve.defaults.timeout).0.as_secs().max(1),
-        busy: super::config::Busy::Queue,
-        queue: config.serve.limits.queue,
-        callback: asking.callback,
-        traceparent: asking.traceparent,
-        once: asking.once,
+    let app = format!("webhook:{hook}");
+    let runner_name = rule.runner.clone().unwrap_or_else(|| app.clone());
+    let inventory = rule.inventory.as_deref().unwrap_or(inventory);
+    let wanted = asking.by_runner(&config.serve, &app, inventory, (runner_name, runner));
+    Ok(match rule.timeout {
+        Some(timeout) => Wanted { timeout: timeout.0.as_secs().max(1), ..wanted },
+        None => wanted,
     })
 }
 

@@ -1,7 +1,8 @@
 //! The honest API under /api/v1: statuses that mean what they say, logs by offset, waiting for news, cancel, lists, audit.
 
 use super::{Answered, Asked, authenticated, json_answer, machine, only, only_machine, problem, replace_apps, unavailable, with_header};
-use crate::serve::apps::{App, Asking, again, announcing, wanted};
+use crate::serve::apps::App;
+use crate::serve::asking::{Asking, again, announcing, wanted};
 use crate::serve::config::{ANNOUNCE, Role};
 use crate::serve::jobs::{self, Accepted, Job, Status, Wanted};
 use crate::serve::server::Server;
@@ -110,12 +111,7 @@ async fn app_jobs(server: &Arc<Server>, mut asked: Asked, id: &str) -> Answered 
         return Err(problem(StatusCode::BAD_REQUEST, "the body has to be empty, or {}"));
     }
     let once = once(&asked, &caller.app.id)?;
-    let asking = Asking {
-        by: caller.name,
-        traceparent: Some(crate::serve::trace::child_of(asked.header("traceparent"))),
-        once,
-        ..Asking::default()
-    };
+    let asking = Asking { by: caller.name, traceparent: asked.header("traceparent").map(str::to_owned), once, ..Asking::default() };
     let wanted = wanted(&server.config().serve, &caller.app, asking).map_err(|error| problem(StatusCode::CONFLICT, &error.sentence))?;
     accepted(server, &wanted).await
 }
@@ -133,12 +129,9 @@ fn once(asked: &Asked, app: &str) -> std::result::Result<Vec<String>, Response<B
 
 /// Starts what is wanted, and says what came of it.
 pub async fn accepted(server: &Arc<Server>, wanted: &Wanted) -> Answered {
-    let accepted = jobs::accept(&server.store, wanted).await.map_err(|error| unavailable(server, &error))?;
+    let accepted = server.accept(wanted).await.map_err(|error| unavailable(server, &error))?;
     let (status, job) = match accepted {
-        Accepted::New(job, _ahead) => {
-            server.wake.notify_one();
-            (StatusCode::ACCEPTED, job)
-        }
+        Accepted::New(job, _ahead) => (StatusCode::ACCEPTED, job),
         Accepted::Joined(job) => (StatusCode::OK, job),
         Accepted::Before(id) => match jobs::job(&server.store, &id).await.map_err(|error| unavailable(server, &error))? {
             Some(job) => (StatusCode::OK, job),

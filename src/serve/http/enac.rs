@@ -3,7 +3,8 @@
 //! <https://github.com/EPFL-ENAC/enac-cd-app>
 
 use super::{Answered, Asked, authenticated, closing, json_answer, may_monitor, may_try, only, redirect, replace_apps, unavailable};
-use crate::serve::apps::{App, Asking, wanted};
+use crate::serve::apps::App;
+use crate::serve::asking::{Asking, wanted};
 use crate::serve::config::{Busy, Dialect};
 use crate::serve::jobs::{self, Accepted, Job, Status, now};
 use crate::serve::server::Server;
@@ -80,7 +81,7 @@ async fn app_deploy(server: &Arc<Server>, mut asked: Asked) -> Answered {
     let dialect = config.serve.enac;
     let asking = Asking {
         by: format!("{} ({})", named.id, asked.source),
-        traceparent: Some(crate::serve::trace::child_of(asked.header("traceparent"))),
+        traceparent: asked.header("traceparent").map(str::to_owned),
         busy: (dialect == Dialect::Old).then_some(Busy::Reject),
         ..Asking::default()
     };
@@ -88,11 +89,8 @@ async fn app_deploy(server: &Arc<Server>, mut asked: Asked) -> Answered {
         Ok(wanted) => wanted,
         Err(problem) => return Ok(error(&problem.sentence)),
     };
-    match jobs::accept(&server.store, &wanted).await.map_err(|problem| unavailable(server, &problem))? {
-        Accepted::New(job, _ahead) => {
-            server.wake.notify_one();
-            Ok(json_answer(StatusCode::OK, &json!({"status": "starting", "job_id": job.id, "output": ""})))
-        }
+    match server.accept(&wanted).await.map_err(|problem| unavailable(server, &problem))? {
+        Accepted::New(job, _) => Ok(json_answer(StatusCode::OK, &json!({"status": "starting", "job_id": job.id, "output": ""}))),
         Accepted::Joined(job) => told(server, &job, dialect).await,
         Accepted::Before(_) | Accepted::Busy => Ok(error("App deployment is already running")),
         Accepted::Full(waiting) => Ok(error(&format!("{waiting} deployments of it wait already"))),

@@ -15,9 +15,8 @@ mod session;
 use super::apps::{Announced, App};
 use super::config::{Dialect, Network, Role};
 use super::guard::{Allowed, Held, Knew};
-use super::jobs::Entry;
 use super::server::Server;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -413,11 +412,6 @@ fn with_header(mut answer: Response<Body>, name: &'static str, value: &str) -> R
 fn closing(mut answer: Response<Body>) -> Response<Body> {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
-}
-
-/// Notes what somebody did that changes no job.
-async fn note(server: &Server, entry: Entry) -> Result<()> {
-    super::run::note(server, entry).await
 }
 
 #[cfg(test)]

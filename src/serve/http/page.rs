@@ -3,9 +3,9 @@
 use super::api::News;
 use super::look;
 use super::session::{self, Person};
-use super::{Answered, Asked, closing, may_try, note, only, problem, redirect, text_answer, unavailable, with_header, wrong};
+use super::{Answered, Asked, closing, may_try, only, problem, redirect, text_answer, unavailable, with_header, wrong};
 use crate::error::Result;
-use crate::serve::apps::{Asking, again, announcing, wanted};
+use crate::serve::asking::{Asking, again, announcing, wanted};
 use crate::serve::config::{ANNOUNCE, Role};
 use crate::serve::guard::Knew;
 use crate::serve::jobs::{self, Accepted, Entry, Wanted};
@@ -118,7 +118,7 @@ async fn login(server: &Arc<Server>, mut asked: Asked) -> Answered {
     }
     server.guard.tried(super::bucket(asked.source), &guarded, server.limits().wrong_secrets, Knew::It);
     let cookie = session::begin(server, &asked, &name).await.map_err(|error| unavailable(server, &error))?;
-    note(server, Entry::new(&name, "login").detail(asked.source.to_string())).await.map_err(|error| unavailable(server, &error))?;
+    server.note(Entry::new(&name, "login").detail(asked.source.to_string())).await.map_err(|error| unavailable(server, &error))?;
     Ok(with_header(redirect(StatusCode::SEE_OTHER, "/ui/"), "set-cookie", &cookie))
 }
 
@@ -165,7 +165,7 @@ async fn act(server: &Arc<Server>, asked: &mut Asked, rest: &[&str], person: &Pe
 async fn deploy(server: &Arc<Server>, id: &str, person: &Person) -> Answered {
     let app = server.apps.get(&server.store, id).await.map_err(|error| unavailable(server, &error))?;
     let app = app.ok_or_else(|| not_found(person))?;
-    let asking = Asking { by: person.name.clone(), traceparent: Some(crate::serve::trace::child_of(None)), ..Asking::default() };
+    let asking = Asking { by: person.name.clone(), ..Asking::default() };
     begin(server, person, wanted(&server.config().serve, &app, asking)).await
 }
 
@@ -173,12 +173,9 @@ async fn deploy(server: &Arc<Server>, id: &str, person: &Person) -> Answered {
 async fn begin(server: &Arc<Server>, person: &Person, wanted: Result<Wanted>) -> Answered {
     let refused = |why: &str| page(StatusCode::CONFLICT, look::message(Some(person), "Not begun", why));
     let wanted = wanted.map_err(|error| refused(&error.sentence))?;
-    let accepted = jobs::accept(&server.store, &wanted).await.map_err(|error| unavailable(server, &error))?;
+    let accepted = server.accept(&wanted).await.map_err(|error| unavailable(server, &error))?;
     match accepted {
-        Accepted::New(job, _) | Accepted::Joined(job) => {
-            server.wake.notify_one();
-            Ok(redirect(StatusCode::SEE_OTHER, &format!("/ui/jobs/{}", job.id)))
-        }
+        Accepted::New(job, _) | Accepted::Joined(job) => Ok(redirect(StatusCode::SEE_OTHER, &format!("/ui/jobs/{}", job.id))),
         Accepted::Before(_) | Accepted::Busy => Err(refused("A job of the same inventory runs or waits.")),
         Accepted::Full(waiting) => Err(refused(&format!("{waiting} jobs of the same inventory wait already."))),
     }

@@ -167,7 +167,7 @@ pub struct Wanted {
     pub queue: usize,
     /// Where the sender wants to be told.
     pub callback: Option<Callback>,
-    /// The trace it belongs to.
+    /// The trace of the sender; the job is a span of it, or of one of its own.
     pub traceparent: Option<String>,
     /// The names of the request: the same one twice is one job.
     pub once: Vec<String>,
@@ -351,7 +351,7 @@ impl Wanted {
             values: self.values.clone(),
             timeout: self.timeout,
             callback: self.callback.clone(),
-            traceparent: self.traceparent.clone(),
+            traceparent: Some(crate::serve::trace::child_of(self.traceparent.as_deref())),
             accepted: now(),
             started: None,
             ended: None,

@@ -5,7 +5,7 @@ mod process;
 pub mod supervise;
 
 use super::config::Runner;
-use super::jobs::{self, Entry, Job, Outcome, Status, now};
+use super::jobs::{self, Job, Outcome, Status, now};
 use super::server::Server;
 use super::store::Batch;
 use super::{callback, slack};
@@ -375,9 +375,4 @@ fn lost(why: impl Into<String>) -> Ran {
 
 fn too_long(job: &Job) -> String {
     format!("it was ended after {}, its limit", humantime::format_duration(Duration::from_secs(job.timeout)))
-}
-
-/// Notes something in the audit that no job's change says.
-pub async fn note(server: &Server, entry: Entry) -> Result<()> {
-    server.store.commit(entry.add_to(Batch::new())).await.map(|_made| ())
 }
