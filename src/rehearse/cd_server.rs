@@ -3,16 +3,12 @@
 //! Its shapes satisfy the original client, which drives it in the tests.
 
 use super::sandbox::{Asked, Shared, json_answer};
+use crate::tools::ulid;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The digits of ULIDs.
-const CROCKFORD: [char; 32] = [
-    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H', 'J', 'K', 'M', 'N', 'P', 'Q', 'R', 'S', 'T',
-    'V', 'W', 'X', 'Y', 'Z',
-];
 /// How many looks a job takes to its end.
 const LOOKS: usize = 4;
 
@@ -116,7 +112,7 @@ impl Server {
 
     fn begin(&mut self, inventory: String, age: Duration, fate: Fate) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let id = ulid(now.saturating_sub(age), self.jobs.len());
+        let id = ulid::at(now.saturating_sub(age).as_millis(), self.jobs.len() as u128);
         self.jobs.insert(id.clone(), Job { inventory, looks: 0, fate, told: 0, away: 0 });
         id
     }
@@ -246,13 +242,6 @@ fn status(server: &mut Server, app: Option<App>, id: &str) -> Response {
         return error("App deployment not found");
     }
     let is_other = job.fate == Fate::OtherJob && job.looks >= 3;
-    let about = if is_other { ulid(Duration::from_secs(1), 0) } else { id.to_owned() };
+    let about = if is_other { ulid::at(1000, 0) } else { id.to_owned() };
     json_answer(200, &job.told(&about, dialect, line.as_deref()))
-}
-
-/// 48 bits of milliseconds and a number in place of chance, five bits to a digit.
-fn ulid(since_1970: Duration, number: usize) -> String {
-    let value = (since_1970.as_millis() << 80) | number as u128;
-    let digit = |at: u32| usize::try_from((value >> (5 * at)) & 31).ok().and_then(|digit| CROCKFORD.get(digit)).copied().unwrap_or('0');
-    (0..26).rev().map(digit).collect()
 }

@@ -8,7 +8,6 @@ pub mod config;
 mod guard;
 mod hooks;
 mod http;
-mod ids;
 mod jobs;
 mod metrics;
 pub mod output;

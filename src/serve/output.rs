@@ -325,7 +325,7 @@ impl Output {
             let folder = self.folder(&name);
             let age = std::fs::metadata(&folder).and_then(|about| about.modified()).ok().and_then(|at| at.elapsed().ok());
             // A store that was emptied by mistake may come back from a copy.
-            if super::ids::is_ulid(&name) && age.is_some_and(|age| age > OLD) && super::jobs::job(store, &name).await?.is_none() {
+            if crate::tools::ulid::is_ulid(&name) && age.is_some_and(|age| age > OLD) && super::jobs::job(store, &name).await?.is_none() {
                 let _next_time = std::fs::remove_dir_all(folder);
             }
         }

@@ -117,10 +117,10 @@ fn take(data: &Path) -> Result<(File, String)> {
     }
     let path = data.join("replica");
     let replica = std::fs::read_to_string(&path).unwrap_or_default();
-    if super::ids::is_ulid(replica.trim()) {
+    if crate::tools::ulid::is_ulid(replica.trim()) {
         return Ok((lock, replica.trim().to_owned()));
     }
-    let replica = super::ids::ulid();
+    let replica = crate::tools::ulid::ulid();
     std::fs::write(&path, &replica).map_err(|error| failed(&error))?;
     Ok((lock, replica))
 }

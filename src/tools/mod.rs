@@ -1,4 +1,4 @@
-//! Contact with the machine, six ways: processes, HTTP, AWS (and who we are there), waiting, the console, secrets. No decisions here.
+//! Contact with the machine, six ways: processes, HTTP, AWS (and who we are there), waiting, the console, secrets; and ids by time. No decisions here.
 
 pub mod aws;
 pub mod console;
@@ -8,4 +8,5 @@ pub mod pipe;
 pub mod process;
 pub mod redact;
 pub mod secret;
+pub mod ulid;
 pub mod wait;

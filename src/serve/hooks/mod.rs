@@ -84,7 +84,7 @@ pub async fn take_or_keep(server: &Server, hook: &str, rules: &[Rule], delivery:
     };
     let kept = Kept { hook: hook.to_owned(), delivery: delivery.clone(), since: jobs::now() };
     // The same one twice is kept once.
-    let name = delivery.names.first().map_or_else(super::ids::ulid, |name| format!("{hook}:{name}"));
+    let name = delivery.names.first().map_or_else(crate::tools::ulid::ulid, |name| format!("{hook}:{name}"));
     server.store.commit(Batch::new().put(format!("deliveries/{name}"), &kept)).await?;
     server.say(&format!("webhook {hook}: a delivery is kept and tried again: {why}"));
     Ok(Taken::Kept)

@@ -289,7 +289,7 @@ async fn redeploy(server: &Arc<Server>, mut asked: Asked, app: &str, id: &str) -
 async fn list(server: &Server, asked: &Asked, app: Option<&str>) -> Answered {
     let limit = number(asked, "limit", 200)?.unwrap_or(50).max(1);
     let before = asked.query("before");
-    if before.as_deref().is_some_and(|id| !crate::serve::ids::is_ulid(id)) {
+    if before.as_deref().is_some_and(|id| !crate::tools::ulid::is_ulid(id)) {
         return Err(problem(StatusCode::BAD_REQUEST, "`before` is the id of a job"));
     }
     let found = jobs::newest(&server.store, app, before.as_deref(), usize::try_from(limit).unwrap_or(50)).await;
@@ -312,7 +312,7 @@ async fn audit(server: &Server, asked: Asked) -> Answered {
     viewer(server, &asked)?;
     let limit = number(&asked, "limit", 500)?.unwrap_or(100).max(1);
     let before = asked.query("before");
-    if before.as_deref().is_some_and(|id| !crate::serve::ids::is_ulid(id)) {
+    if before.as_deref().is_some_and(|id| !crate::tools::ulid::is_ulid(id)) {
         return Err(problem(StatusCode::BAD_REQUEST, "`before` is the id of an entry"));
     }
     let page = Page { from: before.map(|id| format!("audit/{id}")), ..Page::newest("audit/", usize::try_from(limit).unwrap_or(100)) };

@@ -195,7 +195,7 @@ async fn overview(server: &Server, person: &Person) -> Answered {
 }
 
 async fn app_page(server: &Server, asked: &Asked, person: &Person, id: &str) -> Answered {
-    let before = asked.query("before").filter(|id| crate::serve::ids::is_ulid(id));
+    let before = asked.query("before").filter(|id| crate::tools::ulid::is_ulid(id));
     let read = async {
         let app = server.apps.get(&server.store, id).await?;
         let jobs = jobs::newest(&server.store, Some(id), before.as_deref(), 50).await?;
@@ -247,7 +247,7 @@ async fn whole_log(server: &Server, id: &str) -> Answered {
 }
 
 async fn audit(server: &Server, asked: &Asked, person: &Person) -> Answered {
-    let before = asked.query("before").filter(|id| crate::serve::ids::is_ulid(id));
+    let before = asked.query("before").filter(|id| crate::tools::ulid::is_ulid(id));
     let page_of = Page { from: before.map(|id| format!("audit/{id}")), ..Page::newest("audit/", 100) };
     let docs = server.store.list(page_of).await.map_err(|error| unavailable(server, &error))?;
     let entries: Vec<(String, Entry)> =

@@ -41,7 +41,7 @@ pub async fn running(store: &Store) -> Result<Vec<Job>> {
 
 /// A job.
 pub async fn job(store: &Store, id: &str) -> Result<Option<Job>> {
-    if !crate::serve::ids::is_ulid(id) {
+    if !crate::tools::ulid::is_ulid(id) {
         return Ok(None);
     }
     Ok(store.read::<Job>(&job_key(id)).await?.map(|(job, _mark)| job))

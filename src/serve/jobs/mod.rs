@@ -7,9 +7,9 @@ pub use list::*;
 pub use turn::*;
 
 use super::config::{Busy, Runner};
-use super::ids::ulid;
 use super::store::{Batch, Store};
 use crate::error::{Error, Reason, Result};
+use crate::tools::ulid::ulid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

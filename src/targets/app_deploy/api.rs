@@ -17,8 +17,6 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const LAST_LOOK: Duration = Duration::from_secs(5);
 /// The longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The digits of ULIDs: <https://github.com/ulid/spec>.
-const CROCKFORD: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// A client for one deployment on one CD server.
 pub(super) struct Api {
@@ -238,30 +236,9 @@ fn is_id(text: &str) -> bool {
     (1..=100).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-/// When a job was made, if its id is a ULID: its first ten digits are the milliseconds since 1970.
-pub(super) fn born(id: &str) -> Option<i64> {
-    if id.len() != 26 || !id.is_ascii() {
-        return None;
-    }
-    let digit = |c: char| CROCKFORD.find(c.to_ascii_uppercase()).and_then(|at| i64::try_from(at).ok());
-    let digits = id.chars().map(digit).collect::<Option<Vec<i64>>>()?;
-    Some(digits.into_iter().take(10).fold(0, |sum, digit| sum * 32 + digit))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The example of the specification, and what is none.
-    #[test]
-    fn a_ulid_says_when_it_was_made() {
-        assert_eq!(born("01ARZ3NDEKTSV4RRFFQ69G5FAV"), Some(1_469_922_850_259));
-        assert_eq!(born("01arz3ndektsv4rrffq69g5fav"), Some(1_469_922_850_259));
-        for none in ["", "42", "01ARZ3NDEKTSV4RRFFQ69G5FA", "01ARZ3NDEKTSV4RRFFQ69G5FAU", "01ARZ3NDEKTSV4RRFFQ69G5Fä", "ääääääääääääa"]
-        {
-            assert_eq!(born(none), None, "{none}");
-        }
-    }
 
     /// FastAPI gives back what it was sent, the secret too.
     #[test]

@@ -288,7 +288,7 @@ impl<'a> Deploy<'a> {
     fn younger(&self, seen: &Seen) -> Option<i64> {
         let clock = &self.site.world.clock;
         let waited = i64::try_from(clock.real_length(self.waited()).as_millis()).ok()?;
-        Some(api::born(seen.id.as_deref()?)? - seen.date?.saturating_sub(waited))
+        Some(crate::tools::ulid::millis(seen.id.as_deref()?)? - seen.date?.saturating_sub(waited))
     }
 
     async fn take_the_word_of(&self, job: &Job<'_>, judged: Result<String>, started: &mut Started) -> Result<()> {

@@ -21,9 +21,21 @@ pub fn ulid() -> String {
     encode(*last)
 }
 
+/// The id of this time, in milliseconds since 1970, with this in place of chance.
+pub fn at(millis: u128, chance: u128) -> String {
+    encode((millis << 80) | chance)
+}
+
 fn encode(value: u128) -> String {
     let digit = |at: u32| usize::try_from((value >> (5 * at)) & 31).ok().and_then(|digit| CROCKFORD.get(digit)).copied();
     (0..26).rev().filter_map(digit).map(char::from).collect()
+}
+
+/// When it was made, in milliseconds since 1970, if a text is one in digits of either case.
+pub fn millis(id: &str) -> Option<i64> {
+    let digit = |byte: u8| CROCKFORD.iter().position(|known| *known == byte.to_ascii_uppercase()).and_then(|at| i64::try_from(at).ok());
+    let digits = id.bytes().map(digit).collect::<Option<Vec<i64>>>().filter(|digits| digits.len() == 26)?;
+    Some(digits.into_iter().take(10).fold(0, |sum, digit| sum * 32 + digit))
 }
 
 /// Whether it may be an id of a job.
@@ -41,6 +53,17 @@ mod tests {
         assert!(ids.is_sorted() && ids.windows(2).all(|pair| pair[0] != pair[1]));
         assert!(ids.iter().all(|id| is_ulid(id)));
         // The example of the specification, and the time that it says.
-        assert!(encode(1_469_922_850_259 << 80).starts_with("01ARZ3NDEK"), "as 01ARZ3NDEKTSV4RRFFQ69G5FAV there");
+        assert!(at(1_469_922_850_259, 0).starts_with("01ARZ3NDEK"), "as 01ARZ3NDEKTSV4RRFFQ69G5FAV there");
+    }
+
+    /// The example of the specification, and what is none.
+    #[test]
+    fn a_ulid_says_when_it_was_made() {
+        assert_eq!(millis("01ARZ3NDEKTSV4RRFFQ69G5FAV"), Some(1_469_922_850_259));
+        assert_eq!(millis("01arz3ndektsv4rrffq69g5fav"), Some(1_469_922_850_259));
+        for none in ["", "42", "01ARZ3NDEKTSV4RRFFQ69G5FA", "01ARZ3NDEKTSV4RRFFQ69G5FAU", "01ARZ3NDEKTSV4RRFFQ69G5Fä", "ääääääääääääa"]
+        {
+            assert_eq!(millis(none), None, "{none}");
+        }
     }
 }
