@@ -95,6 +95,11 @@ pub struct Config {
     pub comment: CommentRules,
 }
 
+/// Whether a text fits a glob in which `*` stands for anything. Globs are looked at when the file is read; one that is none fits nothing.
+pub fn is_match(glob: &str, text: &str) -> bool {
+    globset::Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(text))
+}
+
 fn auto() -> String {
     "auto".into()
 }

@@ -5,6 +5,8 @@
 
 use super::jobs::{Callback, Job, Status};
 use super::server::Server;
+use crate::tools::http;
+use crate::vars::Vars;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,24 +24,18 @@ pub async fn tell(server: &Server, job: &Job) {
     };
     let target = server.config().serve.public_url.as_deref().map(|url| format!("{url}/ui/jobs/{}", job.id));
     let body = json!({"state": state, "description": format!("{}: {words}", job.app), "context": "tidegate", "target_url": target});
-    match send(callback, &body).await {
+    match send(&server.world.vars, callback, &body).await {
         Ok(status) => server.say(&format!("the callback of job {} was answered: {status}", job.id)),
         Err(why) => server.say(&format!("the callback of job {} was not sent: {why}", job.id)),
     }
 }
 
 /// Sends it to an address that was looked at. The address itself is never repeated: it is a secret of its sender.
-async fn send(callback: &Callback, body: &serde_json::Value) -> Result<reqwest::StatusCode, String> {
+async fn send(vars: &Vars, callback: &Callback, body: &serde_json::Value) -> Result<reqwest::StatusCode, String> {
     let (url, address) = checked(callback).await?;
     let host = url.host_str().unwrap_or_default().to_owned();
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy() // a proxy would look the name up again
-        .resolve(&host, address)
-        .timeout(LIMIT)
-        .build()
-        .map_err(|error| error.to_string())?;
-    let answer = client.post(url).json(body).send().await.map_err(|error| error.without_url().to_string())?;
+    let client = http::pinned_client(vars, &host, address).map_err(|error| error.sentence)?;
+    let answer = client.post(url).timeout(LIMIT).json(body).send().await.map_err(|error| error.without_url().to_string())?;
     Ok(answer.status())
 }
 

@@ -9,6 +9,7 @@ use super::server::{Parts, Server};
 use super::store::{Place, Store};
 use super::{hooks, run as jobs_run};
 use crate::error::{Error, Reason, Result};
+use crate::tools::console::count;
 use crate::vars::Vars;
 use crate::world::World;
 use std::fs::File;
@@ -140,8 +141,9 @@ fn private(folder: &Path) -> std::io::Result<()> {
 }
 
 fn counted(serve: &Serve) -> String {
-    let count = |number: usize, one: &str| if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") };
-    format!("{}, {}, {}", count(serve.apps.len(), "app"), count(serve.runners.len(), "runner"), count(serve.webhooks.len(), "webhook"))
+    let apps = count(serve.apps.len(), "app", "apps");
+    let runners = count(serve.runners.len(), "runner", "runners");
+    format!("{apps}, {runners}, {}", count(serve.webhooks.len(), "webhook", "webhooks"))
 }
 
 fn greet(server: &Server, loaded: &Loaded, listener: &tokio::net::TcpListener, data: &Path) {
@@ -191,11 +193,11 @@ fn fixed(was: &Serve, is: &Serve) -> Vec<(&'static str, String, String)> {
 }
 
 /// Takes the configuration and the certificate again when their files change, or at SIGHUP. What does not fit changes nothing.
-async fn keep_current(server: Arc<Server>, certificate: Certificate, mut seen: Seen) {
+async fn keep_current(server: Arc<Server>, certificate: Certificate, seen: Seen) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let path = server.config().path.clone();
-    let mut seen_files = changed_all(&server, &path);
+    let mut seen = (seen, changed_secrets(&server));
     let mut seen_tls = changed_tls(&server);
     loop {
         let asked = tokio::select! {
@@ -203,11 +205,10 @@ async fn keep_current(server: Arc<Server>, certificate: Certificate, mut seen: S
             () = server.world.clock.sleep(LOOK) => false,
             () = server.world.cancel.cancelled() => return,
         };
-        let now = changed_all(&server, &path);
-        if asked || now != seen_files || now.first() != Some(&seen) {
-            seen = now.first().copied().flatten();
+        let now = (changed(&path), changed_secrets(&server));
+        if asked || now != seen {
             reload(&server, &path);
-            seen_files = changed_all(&server, &path);
+            seen = (now.0, changed_secrets(&server)); // it may name other files now
         }
         let now = changed_tls(&server);
         if asked || now != seen_tls {
@@ -231,12 +232,10 @@ fn changed(path: &Path) -> Seen {
     Some((about.modified().ok()?, about.len()))
 }
 
-/// The configuration and the files of secrets that it names.
-fn changed_all(server: &Server, path: &Path) -> Vec<Seen> {
+/// The files of secrets that the configuration names.
+fn changed_secrets(server: &Server) -> Vec<Seen> {
     let config = server.config();
-    let mut seen = vec![changed(path)];
-    seen.extend(config.serve.secret_files().into_iter().map(|file| changed(&config.folder.join(file))));
-    seen
+    config.serve.secret_files().into_iter().map(|file| changed(&config.folder.join(file))).collect()
 }
 
 fn changed_tls(server: &Server) -> [Seen; 2] {

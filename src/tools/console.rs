@@ -209,6 +209,11 @@ impl Console {
     }
 }
 
+/// So many of them, in words: 1 app, 2 apps.
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}
+
 /// A line that no CI system takes for a command: `::x::` counts at the start of a line, `##[x]` anywhere, and GitLab's
 /// sections need a carriage return.
 fn safe(line: &str) -> String {

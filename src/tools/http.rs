@@ -4,6 +4,7 @@ use super::wait::{Backoff, Clock};
 use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How often a request is tried in all.
@@ -23,6 +24,11 @@ pub fn client(vars: &Vars) -> Result<reqwest::Client> {
 /// The same for servers that work before they answer: each request brings its own limit.
 pub fn patient_client(vars: &Vars) -> Result<reqwest::Client> {
     built(vars, reqwest::Client::builder())
+}
+
+/// The same for one host at one address: neither the system nor a proxy looks its name up again.
+pub fn pinned_client(vars: &Vars, host: &str, address: SocketAddr) -> Result<reqwest::Client> {
+    built(vars, reqwest::Client::builder().no_proxy().resolve(host, address))
 }
 
 fn built(vars: &Vars, builder: reqwest::ClientBuilder) -> Result<reqwest::Client> {

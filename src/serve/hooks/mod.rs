@@ -12,6 +12,7 @@ use super::config::Rule;
 use super::jobs::{self, Accepted, Callback, Wanted};
 use super::server::Server;
 use super::store::{Batch, Page};
+use crate::config::is_match;
 use crate::error::{Error, Reason, Result};
 use crate::registry::Repository;
 use crate::registry::store::Store as Registry;
@@ -190,9 +191,7 @@ fn fits(delivery: &Delivery) -> Result<()> {
 }
 
 fn matches(rule: &Rule, delivery: &Delivery) -> bool {
-    let globs = |globs: &[String], text: &str| {
-        globs.iter().any(|glob| globset::Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(text)))
-    };
+    let globs = |globs: &[String], text: &str| globs.iter().any(|glob| is_match(glob, text));
     let list = |wanted: &Option<crate::config::OneOrMany<String>>, said: Option<&String>| {
         wanted.as_ref().is_none_or(|wanted| said.is_some_and(|said| globs(wanted.as_slice(), said)))
     };

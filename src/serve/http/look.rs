@@ -5,6 +5,7 @@ use crate::serve::apps::App;
 use crate::serve::config::Role;
 use crate::serve::jobs::{Entry, Job, Status, now};
 use crate::serve::output::Piece;
+use crate::tools::console::count;
 use maud::{DOCTYPE, Markup, html};
 use std::time::Duration;
 
@@ -131,10 +132,6 @@ fn deploy(person: &Person, app: &str) -> Markup {
             button aria-label={ "Deploy " (app) } { "Deploy" }
         }
     }
-}
-
-fn count(number: usize, one: &str, many: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
 fn jobs_table(jobs: &[Job]) -> Markup {

@@ -91,13 +91,9 @@ pub async fn answer(server: &Arc<Server>, request: Request<Incoming>, peer: Peer
         body: Some(body),
         held: server.guard.held(bucket(source)),
     };
-    let limit = config.serve.limits.requests;
-    let (route, answered) = if limit < 100_000
-        && let Allowed::After(pause) = server.guard.request(bucket(source), limit)
-    {
-        ("flood", Err(too_many("too many requests", pause)))
-    } else {
-        dispatch(server, asked).await
+    let (route, answered) = match server.guard.request(bucket(source), config.serve.limits.requests) {
+        Allowed::After(pause) => ("flood", Err(too_many("too many requests", pause))),
+        Allowed::Yes => dispatch(server, asked).await,
     };
     let mut response = answered.unwrap_or_else(|refused| refused);
     server.metrics.answered(route, response.status().as_u16());

@@ -186,8 +186,8 @@ async fn overview(server: &Server, person: &Person) -> Answered {
         let apps = server.apps.all(&server.store).await?;
         let recent = jobs::newest(&server.store, None, None, 50).await?;
         let mut active = jobs::running(&server.store).await?;
-        active.extend(jobs::queued(&server.store, 100).await?);
-        let waiting = jobs::waiting(&server.store).await?;
+        let (queued, waiting) = jobs::queued(&server.store, 100).await?;
+        active.extend(queued);
         let announces = server.config().serve.announce.is_some();
         Ok::<_, crate::error::Error>(look::overview(person, &look::Overview { apps, recent, active, waiting, announces }))
     };

@@ -15,18 +15,23 @@ pub async fn untold(store: &Store, before: u64) -> Result<Vec<(String, String)>>
     Ok(found)
 }
 
-/// The jobs that wait, first come first.
-pub async fn queued(store: &Store, limit: usize) -> Result<Vec<Job>> {
+async fn waiting_ids(store: &Store) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for doc in store.list(Page::all("lanes/")).await? {
         ids.extend(doc.parse::<Lane>()?.queue);
     }
+    Ok(ids)
+}
+
+/// The first jobs that wait, first come first, and how many wait in all.
+pub async fn queued(store: &Store, limit: usize) -> Result<(Vec<Job>, usize)> {
+    let mut ids = waiting_ids(store).await?;
     ids.sort();
     let mut jobs = Vec::new();
     for id in ids.iter().take(limit) {
         jobs.extend(store.read::<Job>(&job_key(id)).await?.map(|(job, _mark)| job));
     }
-    Ok(jobs)
+    Ok((jobs, ids.len()))
 }
 
 /// The jobs that take a place.
@@ -56,8 +61,7 @@ pub async fn position(store: &Store, job: &Job) -> Result<Option<usize>> {
 
 /// How many jobs wait.
 pub async fn waiting(store: &Store) -> Result<usize> {
-    let lanes = store.list(Page::all("lanes/")).await?;
-    Ok(lanes.iter().filter_map(|doc| doc.parse::<Lane>().ok()).map(|lane| lane.queue.len()).sum())
+    waiting_ids(store).await.map(|ids| ids.len())
 }
 
 /// The newest jobs, of one app or of all, before this one.

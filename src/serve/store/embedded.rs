@@ -60,12 +60,7 @@ impl Embedded {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                 table => table?,
             };
-            let end = format!("{}\u{10ffff}", page.prefix);
-            let (low, high) = match (&page.from, page.newest_first) {
-                (Some(from), true) => (page.prefix.clone(), from.clone()),
-                (Some(from), false) => (format!("{from}\0"), end),
-                (None, _) => (page.prefix.clone(), end),
-            };
+            let (low, high) = page.bounds();
             if low >= high {
                 return Ok(Vec::new());
             }

@@ -115,6 +115,16 @@ impl Page {
     pub fn newest(prefix: &str, limit: usize) -> Self {
         Self { prefix: prefix.to_owned(), from: None, newest_first: true, limit }
     }
+
+    /// The lowest key, and the one before which it ends.
+    fn bounds(&self) -> (String, String) {
+        let end = format!("{}\u{10ffff}", self.prefix);
+        match (&self.from, self.newest_first) {
+            (Some(from), true) => (self.prefix.clone(), from.clone()),
+            (Some(from), false) => (format!("{from}\0"), end),
+            (None, _) => (self.prefix.clone(), end),
+        }
+    }
 }
 
 impl Store {

@@ -127,12 +127,7 @@ impl Server {
 
     /// The documents of a kind.
     pub async fn list(&self, page: &Page) -> Result<Vec<Doc>> {
-        let end = format!("{}\u{10ffff}", page.prefix);
-        let (low, high) = match (&page.from, page.newest_first) {
-            (Some(from), true) => (page.prefix.clone(), from.clone()),
-            (Some(from), false) => (format!("{from}\0"), end),
-            (None, _) => (page.prefix.clone(), end),
-        };
+        let (low, high) = page.bounds();
         let limit = if page.limit == usize::MAX { "-1".to_owned() } else { page.limit.to_string() };
         let order = if page.newest_first { "newest" } else { "oldest" };
         let found: Vec<String> = self.connection.call(LIST, &named(&self.documents()), &[&low, &high, order, &limit]).await?;

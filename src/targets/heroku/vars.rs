@@ -1,6 +1,6 @@
 //! Config vars: layers become one set, and only what differs is sent.
 
-use crate::config::{HerokuConfig, TextOrSecret, template::Values};
+use crate::config::{HerokuConfig, TextOrSecret, is_match, template::Values};
 use crate::error::{Error, Reason, Result};
 use crate::targets::{Site, secret};
 use indexmap::IndexMap;
@@ -22,7 +22,7 @@ type Layer = IndexMap<String, Option<TextOrSecret>>;
 pub fn layers<'a>(values: &Values, config: &'a HerokuConfig) -> Vec<&'a Layer> {
     let environment = values.get("environment").unwrap_or_default();
     let branch = values.get("branch").unwrap_or_default();
-    let matching = config.per_branch.iter().filter(|(glob, _)| is_match(glob, branch)).map(|(_, layer)| layer);
+    let matching = config.per_branch.iter().filter(|(glob, _)| !branch.is_empty() && is_match(glob, branch)).map(|(_, layer)| layer);
     std::iter::once(&config.vars).chain(config.per_environment.get(environment)).chain(matching).collect()
 }
 
@@ -42,10 +42,6 @@ pub fn wanted(site: &Site<'_>, values: &Values, config: &HerokuConfig) -> Result
         }
     }
     Ok(wanted)
-}
-
-fn is_match(glob: &str, branch: &str) -> bool {
-    !branch.is_empty() && globset::Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(branch))
 }
 
 /// The request that makes one set of the other, and what it does in words. Values are never said.
