@@ -389,6 +389,9 @@ impl Lease {
                 format!("{holder} has it now{why}")
             }
             Some(Sheet { reason: Some(reason), .. }) => format!("it was released by hand: {reason}"),
+            Some(Sheet { holder: Some(holder), nonce, .. }) if nonce != held.sheet.nonce => {
+                format!("{holder} was given the same number, {}, by a store that does not write conditionally", self.fence)
+            }
             Some(_) | None => "it could not be renewed in time".to_owned(),
         };
         let error = Error::new(Reason::LockLost, format!("the lease {} was lost: {by}", held.key));

@@ -178,6 +178,9 @@ impl<'a> Waiter<'a> {
         let sheet = Sheet::new(last.max(self.wanted.floor).max(store.floor()) + 1, holder.clone(), self.times.expiry.as_secs().max(1));
         let name = lease_name(sheet.fence);
         let Some(mark) = store.create(&self.folder, &name, &sheet.json()).await? else { return Ok(None) };
+        if store.may_tell_two().await? {
+            world.clock.sleep(LAG).await; // the write of another one that looked when we did is done by then
+        }
         // A number that was free only because it is long past holds nothing.
         let Some(seen) = self.see_own(&sheet, &mark).await? else { return Ok(None) };
         // Whoever held it before notices at once; what cannot be removed now goes with the next lease.

@@ -333,6 +333,14 @@ impl Store {
         }
     }
 
+    /// Whether two runs may both be told that they created one object. The later one's stays, a moment after.
+    pub async fn may_tell_two(&self) -> Result<bool> {
+        match &self.backend {
+            Backend::S3(bucket) => bucket.may_tell_two().await.map_err(refuse),
+            Backend::Forge(_) | Backend::Job(_) | Backend::Redis(_) | Backend::File(_) | Backend::Absent(_) => Ok(false),
+        }
+    }
+
     /// Whether what stands in for a lease is really held. Where a lease is an object, the lease itself is asked.
     pub async fn confirm(&self) -> Result<()> {
         match &self.backend {

@@ -26,7 +26,8 @@ pub struct Bucket {
     access: Access,
     bucket: String,
     prefix: String,
-    client: Arc<OnceCell<Client>>,
+    /// And whether it talks to another maker's server than AWS.
+    connection: Arc<OnceCell<(Client, bool)>>,
 }
 
 impl std::fmt::Display for Bucket {
@@ -38,18 +39,28 @@ impl std::fmt::Display for Bucket {
 impl Bucket {
     /// Connects when it is first used.
     pub fn new(vars: &Vars, access: Access, bucket: String, prefix: String) -> Self {
-        Self { vars: vars.clone(), access, bucket, prefix, client: Arc::default() }
+        Self { vars: vars.clone(), access, bucket, prefix, connection: Arc::default() }
     }
 
     async fn client(&self) -> Result<&Client> {
-        self.client
+        self.connection().await.map(|(client, _)| client)
+    }
+
+    async fn connection(&self) -> Result<&(Client, bool)> {
+        self.connection
             .get_or_try_init(|| async {
                 let config = aws::config(&self.vars, &self.access, "S3").await?;
                 // Other makers' servers have no host name for every bucket.
-                let by_path = config.endpoint_url().is_some();
-                Ok(Client::from_conf(aws_sdk_s3::config::Builder::from(&config).force_path_style(by_path).build()))
+                let other = config.endpoint_url().is_some();
+                Ok((Client::from_conf(aws_sdk_s3::config::Builder::from(&config).force_path_style(other).build()), other))
             })
             .await
+    }
+
+    /// Whether this is not AWS itself. Other makers' servers may look for an object and write it in two steps, so that two
+    /// writers who each want to be the first are both told that they were; the later one's object stays.
+    pub async fn may_tell_two(&self) -> Result<bool> {
+        self.connection().await.map(|(_, other)| *other)
     }
 
     /// What is in a folder. Some makers' lists do not say ETags: then every object is asked.
