@@ -143,10 +143,12 @@ fn open(environment: &str) -> String {
     format!("<!-- tidegate:section:{environment} -->")
 }
 
+/// How every section begins.
+const OPEN: &str = "<!-- tidegate:section:";
 const CLOSE: &str = "<!-- tidegate:end -->";
 
 /// The body with the section put in, in place of the environment's older one.
-fn merge(body: &str, section: &Section<'_>) -> String {
+pub(crate) fn merge(body: &str, section: &Section<'_>) -> String {
     let text = without_commands(&section.text.replace("<!--", "<!\u{200b}--"));
     let (open, close) = (open(section.environment), CLOSE);
     // The new section gets the room that the others leave, and never less than a useful piece.
@@ -155,7 +157,7 @@ fn merge(body: &str, section: &Section<'_>) -> String {
     let room = BODY_LIMIT.saturating_sub(others + 500).max(BODY_LIMIT / 4);
     let block = format!("{open}\n{}\n{close}\n", shorten(text.trim_end(), room));
     let merged = match split_at_section(body, &open) {
-        Some((before, _, after)) => format!("{before}{block}{after}"),
+        Some((before, _, after)) => format!("{before}{block}{}", without(after, &open)),
         None => format!("{body}{block}"),
     };
     if merged.chars().count() <= BODY_LIMIT {
@@ -175,7 +177,7 @@ fn without_commands(text: &str) -> String {
 fn adopt(body: &str, other: &str) -> String {
     let mut merged = body.to_owned();
     let mut rest = other;
-    while let Some(start) = rest.find("<!-- tidegate:section:") {
+    while let Some(start) = rest.find(OPEN) {
         let Some(from) = rest.get(start..) else { break };
         let Some(end) = from.find(CLOSE) else { break };
         let Some((block, after)) = from.split_at_checked(end + CLOSE.len()) else { break };
@@ -189,11 +191,24 @@ fn adopt(body: &str, other: &str) -> String {
     merged
 }
 
-/// What stands before a section, in it, and after it.
+/// What stands before a section, in it, and after it. One whose end somebody removed reaches to the next one.
 fn split_at_section<'a>(body: &'a str, open: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let (before, from) = body.split_once(open)?;
-    let (said, after) = from.split_once(CLOSE)?;
-    Some((before, said, after.strip_prefix('\n').unwrap_or(after)))
+    let next = from.find(OPEN).unwrap_or(from.len());
+    let (said, after) = match from.split_once(CLOSE) {
+        Some((said, after)) if said.len() < next => (said, after.strip_prefix('\n').unwrap_or(after)),
+        Some(_) | None => from.split_at_checked(next)?,
+    };
+    Some((before, said, after))
+}
+
+/// The text without this section, however often it is there.
+fn without(text: &str, open: &str) -> String {
+    let mut left = text.to_owned();
+    while let Some((before, _, after)) = split_at_section(&left, open) {
+        left = format!("{before}{after}");
+    }
+    left
 }
 
 /// Cuts the middle out of a long text, at line ends, and closes a code fence that was cut open.
@@ -242,6 +257,14 @@ mod tests {
         let three = merge(&two, &section("dev", "third"));
         assert!(three.contains("third") && three.contains("second") && !three.contains("first"));
         assert_eq!(merge(&three, &section("dev", "third")), three, "the same text changes nothing");
+    }
+
+    #[test]
+    fn a_section_that_somebody_damaged_is_replaced_as_a_whole() {
+        let body = format!("{}{}\nold\n{}\nother\n{CLOSE}\n{}\nolder\n{CLOSE}\n", new_body("p"), open("dev"), open("staging"), open("dev"));
+        let merged = merge(&body, &section("dev", "new"));
+        assert!(merged.contains("new") && merged.contains("other") && !merged.contains("old"), "{merged}");
+        assert_eq!(merge(&merged, &section("dev", "new")), merged);
     }
 
     #[test]

@@ -12,6 +12,9 @@ mod api;
 mod job;
 mod output;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use output::Heard;
+
 use api::{Answer, Api, Paths};
 use job::Job;
 

@@ -26,7 +26,7 @@ pub struct Heard {
 
 impl Heard {
     /// Asks for what is new, and shows it. Whether there was anything.
-    pub async fn more(&mut self, job: &Job<'_>) -> Result<bool> {
+    pub(super) async fn more(&mut self, job: &Job<'_>) -> Result<bool> {
         match job.launched.kind {
             AwxKind::Job => self.lines(job).await,
             AwxKind::Workflow => self.nodes(job).await,
@@ -40,38 +40,50 @@ impl Heard {
             job.launched.id, self.next_line
         );
         let answer = job.api.get(&path).await?;
-        let mut heard = false;
-        for event in answer.body.pointer("/results").and_then(Value::as_array).into_iter().flatten() {
+        let before = self.next_line;
+        let lines = self.next_lines(&answer.body);
+        lines.iter().for_each(|line| self.line(job, line));
+        Ok(self.next_line > before)
+    }
+
+    /// The lines of these events that follow those before.
+    pub(crate) fn next_lines(&mut self, events: &Value) -> Vec<String> {
+        let mut lines = Vec::new();
+        for event in results(events) {
             let number = |name: &str| event.get(name).and_then(Value::as_u64);
             let (Some(start), Some(end)) = (number("start_line"), number("end_line")) else { continue };
             if start != self.next_line || end <= start {
                 continue; // one without output, or one before it is still on its way
             }
             self.next_line = end;
-            heard = true;
-            let text = event.get("stdout").and_then(Value::as_str).unwrap_or_default();
-            text.lines().for_each(|line| self.line(job, line));
+            lines.extend(event.get("stdout").and_then(Value::as_str).unwrap_or_default().lines().map(str::to_owned));
         }
-        Ok(heard)
+        lines
     }
 
     async fn nodes(&mut self, job: &Job<'_>) -> Result<bool> {
         let answer =
             job.api.get(&format!("/api/v2/workflow_jobs/{}/workflow_nodes/?order_by=id&page_size={PAGE}", job.launched.id)).await?;
-        let mut heard = false;
-        for node in answer.body.pointer("/results").and_then(Value::as_array).into_iter().flatten() {
+        let lines = self.changed_nodes(&answer.body);
+        lines.iter().for_each(|line| self.line(job, line));
+        Ok(!lines.is_empty())
+    }
+
+    /// What these nodes of a workflow have become since they were looked at last.
+    pub(crate) fn changed_nodes(&mut self, nodes: &Value) -> Vec<String> {
+        let mut lines = Vec::new();
+        for node in results(nodes) {
             let text = |pointer: &str| node.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
             let Some(id) = node.pointer("/summary_fields/job/id").and_then(Value::as_u64) else { continue };
             let state = text("/summary_fields/job/status");
             if self.nodes.get(&id) != Some(&state) {
                 let waits = text("/summary_fields/job/type") == "workflow_approval" && state == "pending";
-                let state = if waits { "waits for a person to approve it".to_owned() } else { state.clone() };
-                self.line(job, &format!("{} (job {id}): {state}", text("/summary_fields/job/name")));
+                let shown = if waits { "waits for a person to approve it" } else { &state };
+                lines.push(format!("{} (job {id}): {shown}", text("/summary_fields/job/name")));
                 self.nodes.insert(id, state);
-                heard = true;
             }
         }
-        Ok(heard)
+        lines
     }
 
     fn line(&mut self, job: &Job<'_>, line: &str) {
@@ -94,4 +106,9 @@ impl Heard {
             }
         }
     }
+}
+
+/// A page of a list.
+fn results(page: &Value) -> impl Iterator<Item = &Value> {
+    page.pointer("/results").and_then(Value::as_array).into_iter().flatten()
 }
