@@ -16,6 +16,8 @@ use std::time::Duration;
 pub const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+/// What an index may list, in all its levels.
+const MOST_MANIFESTS: usize = 500;
 /// How often the copy of one layer is begun.
 const TRIES: u32 = 4;
 
@@ -82,6 +84,10 @@ pub async fn whole(clock: &Clock, from: &Store, manifest: &Manifest, to: &Destin
         if one.is_index() {
             let listed = json.pointer("/manifests").and_then(Value::as_array).into_iter().flatten();
             for digest in listed.filter_map(|entry| entry.pointer("/digest")?.as_str()) {
+                if all.len() >= MOST_MANIFESTS {
+                    let sentence = format!("{}@{} lists more than {MOST_MANIFESTS} manifests", from.repository(), manifest.digest);
+                    return Err(Error::new(Reason::PushFailed, sentence));
+                }
                 let missing = || Error::new(Reason::PushFailed, format!("{}@{digest} is listed but not there", from.repository()));
                 all.push(from.oci().manifest(digest).await?.ok_or_else(missing)?);
             }

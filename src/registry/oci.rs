@@ -9,7 +9,7 @@ use crate::tools::http;
 use crate::tools::secret::Secret;
 use crate::tools::wait::Clock;
 use crate::vars::Vars;
-use crate::version::hex;
+use crate::version::{check_image_tag, hex};
 use reqwest::{RequestBuilder, Response, StatusCode, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -29,6 +29,9 @@ pub const MANIFEST_TYPES: [&str; 4] = [
 const UPLOAD_LIMIT: Duration = Duration::from_secs(1800);
 /// Registries refuse manifests above 4 MiB.
 const MANIFEST_LIMIT: usize = 4 * 1024 * 1024;
+/// A page of tags; some registries send all of them at once.
+const TAGS_LIMIT: usize = 64 * 1024 * 1024;
+const TOKEN_LIMIT: usize = 1024 * 1024;
 
 /// A user and a password or token for a registry.
 #[derive(Clone, Debug)]
@@ -71,13 +74,20 @@ impl Manifest {
         let json = self.json()?;
         let listed = json.pointer("/manifests").and_then(Value::as_array).into_iter().flatten();
         let is_image = |entry: &&Value| entry.pointer("/platform/os").and_then(Value::as_str) != Some("unknown"); // attestations
-        Ok(listed.filter(is_image).filter_map(|entry| Some(entry.pointer("/digest")?.as_str()?.to_owned())).collect())
+        let digest = |entry: &Value| entry.pointer("/digest").and_then(Value::as_str).filter(|digest| is_digest(digest)).map(str::to_owned);
+        let digests: Option<Vec<String>> = listed.filter(is_image).map(digest).collect();
+        digests.ok_or_else(|| Error::new(Reason::PushFailed, format!("the index {} names something that is no digest", self.digest)))
     }
 
     /// Whether it lists manifests for several platforms.
     pub fn is_index(&self) -> bool {
         self.media_type.contains("index") || self.media_type.contains("manifest.list")
     }
+}
+
+/// Whether this is `sha256:` and 64 hexadecimal digits, so that it can stand in an address.
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// sha256:… of these bytes.
@@ -136,9 +146,24 @@ impl Oci {
         self.login.as_ref()
     }
 
+    /// What a registry names stands in an address next: `../../other/repository` is no digest.
+    fn blob_url(&self, digest: &str) -> Result<String> {
+        if !is_digest(digest) {
+            return Err(self.failure(format!("it names {digest:?}, which is no digest")));
+        }
+        Ok(format!("{}/v2/{}/blobs/{digest}", self.base, self.repository.path))
+    }
+
+    fn manifest_url(&self, reference: &str) -> Result<String> {
+        if !is_digest(reference) && check_image_tag(reference, reference).is_err() {
+            return Err(self.failure(format!("it names {reference:?}, which is neither a tag nor a digest")));
+        }
+        Ok(format!("{}/v2/{}/manifests/{reference}", self.base, self.repository.path))
+    }
+
     /// A manifest by tag or digest.
     pub async fn manifest(&self, reference: &str) -> Result<Option<Manifest>> {
-        let url = format!("{}/v2/{}/manifests/{reference}", self.base, self.repository.path);
+        let url = self.manifest_url(reference)?;
         let request = self.client.get(&url).header(header::ACCEPT, MANIFEST_TYPES.join(", "));
         let response = self.send("pull", request).await?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -159,7 +184,7 @@ impl Oci {
 
     /// The digest of a tag, without its manifest.
     pub async fn digest(&self, tag: &str) -> Result<Option<String>> {
-        let url = format!("{}/v2/{}/manifests/{tag}", self.base, self.repository.path);
+        let url = self.manifest_url(tag)?;
         let request = self.client.head(&url).header(header::ACCEPT, MANIFEST_TYPES.join(", "));
         let response = self.send("pull", request).await?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -168,14 +193,15 @@ impl Oci {
         let response = self.expect(response, &format!("the tag {tag} cannot be looked up")).await?;
         let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()).map(str::to_owned);
         match digest {
-            Some(digest) => Ok(Some(digest)),
+            Some(digest) if is_digest(&digest) => Ok(Some(digest)),
+            Some(digest) => Err(self.failure(format!("it says that {tag} is {digest:?}, which is no digest"))),
             None => Ok(self.manifest(tag).await?.map(|manifest| manifest.digest)), // an optional header
         }
     }
 
     /// Gives a manifest a tag. The registry must confirm the digest.
     pub async fn put_manifest(&self, manifest: &Manifest, reference: &str) -> Result<()> {
-        let url = format!("{}/v2/{}/manifests/{reference}", self.base, self.repository.path);
+        let url = self.manifest_url(reference)?;
         let request = self.client.put(&url).header(header::CONTENT_TYPE, &manifest.media_type).body(manifest.bytes.clone());
         let response = self.send("pull,push", request).await?;
         let response = self.expect(response, &format!("the tag {reference} cannot be written")).await?;
@@ -200,7 +226,7 @@ impl Oci {
 
     /// A blob that is about to be read, however large it is. Whoever reads it checks it.
     pub async fn open_blob(&self, digest: &str) -> Result<Response> {
-        let url = format!("{}/v2/{}/blobs/{digest}", self.base, self.repository.path);
+        let url = self.blob_url(digest)?;
         let mut response = self.send("pull", self.client.get(&url)).await?;
         if response.status().is_redirection() {
             // Storage behind the registry has its own signed address: the authorization must not go there.
@@ -223,7 +249,7 @@ impl Oci {
 
     /// Whether a blob is there.
     pub async fn has_blob(&self, digest: &str) -> Result<bool> {
-        let head = self.client.head(format!("{}/v2/{}/blobs/{digest}", self.base, self.repository.path));
+        let head = self.client.head(self.blob_url(digest)?);
         Ok(self.send("pull,push", head).await?.status().is_success())
     }
 
@@ -271,8 +297,8 @@ impl Oci {
                 return Ok(tags);
             }
             let response = self.expect(response, "the tags cannot be listed").await?;
-            let next = next_link(&response, &url);
-            let body: Value = response.json().await.map_err(|error| self.failure(http::chain(&error)))?;
+            let next = response.headers().get(header::LINK).and_then(|link| next_page(link.to_str().ok()?, &url));
+            let body = self.json(response, TAGS_LIMIT).await?;
             let listed = body.pointer("/tags").and_then(Value::as_array);
             tags.extend(listed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
             match next {
@@ -323,10 +349,15 @@ impl Oci {
         if !response.status().is_success() {
             return Ok(None);
         }
-        let body: Value = response.json().await.map_err(|error| self.failure(http::chain(&error)))?;
+        let body = self.json(response, TOKEN_LIMIT).await?;
         let text = |name: &str| body.pointer(name).and_then(Value::as_str);
         let token = text("/token").or_else(|| text("/access_token"));
         Ok(token.map(Secret::new))
+    }
+
+    async fn json(&self, response: Response, limit: usize) -> Result<Value> {
+        let bytes = limited(response, limit).await.map_err(|why| self.failure(why))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.failure(format!("its answer is not JSON: {error}")))
     }
 
     async fn expect(&self, response: Response, what: &str) -> Result<Response> {
@@ -371,14 +402,14 @@ async fn limited(mut response: Response, limit: usize) -> std::result::Result<by
 }
 
 /// The next page, on the same host only.
-fn next_link(response: &Response, current: &str) -> Option<String> {
-    let link = response.headers().get(header::LINK)?.to_str().ok()?;
+pub(crate) fn next_page(link: &str, current: &str) -> Option<String> {
     let target = link.split_once('<')?.1.split_once('>')?.0;
     let (current, next) = (url::Url::parse(current).ok()?, url::Url::parse(current).ok()?.join(target).ok()?);
     (current.origin() == next.origin()).then(|| next.to_string())
 }
 
-fn parameters(text: &str) -> HashMap<String, String> {
+/// The fields of a challenge.
+pub(crate) fn parameters(text: &str) -> HashMap<String, String> {
     let pair = |field: &str| {
         let (name, value) = field.split_once('=')?;
         Some((name.trim().to_lowercase(), value.trim().trim_matches('"').to_owned()))

@@ -141,8 +141,13 @@ fn documents(path: &Path, file: &str) -> Result<Vec<Value>> {
         return Err(wrong(file, format!("it is {length} bytes long; at most {FILE_LIMIT} are read")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(file, format!("it cannot be read: {error}")))?;
+    documents_of(&text, file)
+}
+
+/// The documents of a file's text.
+pub(crate) fn documents_of(text: &str, file: &str) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(&text) {
+    for document in serde_yaml::Deserializer::from_str(text) {
         let value = Value::deserialize(document).map_err(|error| wrong(file, format!("this is not YAML: {error}")))?;
         if !value.is_null() {
             documents.push(value);
@@ -152,7 +157,7 @@ fn documents(path: &Path, file: &str) -> Result<Vec<Value>> {
 }
 
 /// A `List` stands for its items.
-fn flatten(value: Value, file: &str, into: &mut Vec<Manifest>) -> Result<()> {
+pub(crate) fn flatten(value: Value, file: &str, into: &mut Vec<Manifest>) -> Result<()> {
     let is_list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
     if let (true, Some(items)) = (is_list, value.get("items").and_then(Value::as_array)) {
         for item in items.clone() {
