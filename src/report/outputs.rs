@@ -3,7 +3,7 @@
 use super::{Report, markdown};
 use crate::error::{Error, Reason, Result};
 use crate::inputs::Inputs;
-use crate::tools::secret::Redactor;
+use crate::tools::redact::Redactor;
 use crate::vars::Vars;
 use crate::version::hex;
 use crate::world::World;

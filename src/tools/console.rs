@@ -1,6 +1,7 @@
 //! What a person reads while it runs, on stderr: lines, groups, a live table; in CI with that system's commands.
 
-use super::secret::{Redactor, Secret};
+use super::redact::Redactor;
+use super::secret::Secret;
 use crate::vars::Vars;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex};

@@ -1,12 +1,14 @@
-//! Keeps secrets out of a stream of bytes: in every form they are known to take, also when a write ends in the midst of one.
+//! Keeps secrets out of texts and of streams of bytes: in every form they are known to take, also when a write ends in the
+//! midst of one.
 //!
-//! The cost is linear in the length of the stream, however many secrets there are.
+//! The cost is linear in the length of the text, however many secrets there are.
 
 use super::secret::{STARS, Secret};
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use std::collections::BTreeSet;
+use std::sync::{Arc, RwLock};
 
 /// Shorter values are not redacted: they would blank ordinary words.
 const SHORTEST: usize = 4;
@@ -24,14 +26,28 @@ struct Forms {
     base64: BTreeSet<String>,
 }
 
-fn add_forms(secret: &Secret, Forms { plain, base64 }: &mut Forms) {
+/// What is looked for of a secret: the whole of it, and each of its lines.
+fn pieces(secret: &Secret) -> impl Iterator<Item = &str> {
     let value = secret.expose().trim();
-    for piece in std::iter::once(value).chain(value.lines().map(str::trim)) {
+    std::iter::once(value).chain(value.lines().map(str::trim))
+}
+
+/// A text as it stands between the quotes of JSON.
+fn in_json(text: &str) -> String {
+    let json = serde_json::to_string(text).unwrap_or_default();
+    json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default().to_owned()
+}
+
+fn add_forms(secret: &Secret, Forms { plain, base64 }: &mut Forms) {
+    // What is too short to be found within other digits is found alone.
+    if secret.expose().trim().len() >= SHORTEST {
+        plain.insert(STANDARD_NO_PAD.encode(secret.expose()));
+    }
+    for piece in pieces(secret) {
         plain.insert(piece.to_owned());
         plain.extend(in_urls(piece));
-        let json = serde_json::to_string(piece).unwrap_or_default();
-        let json = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default();
-        plain.extend([json.to_owned(), json.replace('/', "\\/")]);
+        let json = in_json(piece);
+        plain.extend([json.replace('/', "\\/"), json]);
         for digits in (0..3).filter_map(|offset| base64_at(piece, offset)) {
             base64.extend([digits.replace('+', "-").replace('/', "_"), digits]);
         }
@@ -112,29 +128,87 @@ impl Patterns {
     }
 }
 
-/// A stream that is cleaned piece by piece.
-pub struct Stream {
+/// What finds the secrets in a text.
+#[derive(Default)]
+struct Finder {
     plain: Option<Patterns>,
     base64: Option<Patterns>,
+}
+
+/// All secrets of a run, so that any text can be cleaned of them.
+#[derive(Clone, Default)]
+pub struct Redactor(Arc<RwLock<Known>>);
+
+#[derive(Default)]
+struct Known {
+    secrets: Vec<Secret>,
+    /// What the CI system was told to hide.
+    masks: BTreeSet<String>,
+    finder: Arc<Finder>,
+}
+
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redactor")
+    }
+}
+
+impl Redactor {
+    /// Learns a secret. Returns what a CI system has to be told to hide it as well: its lines, and its usual forms.
+    pub fn learn(&self, secret: &Secret) -> Vec<String> {
+        let Ok(mut known) = self.0.write() else { return Vec::new() };
+        if known.secrets.iter().any(|other| other.expose() == secret.expose()) {
+            return Vec::new();
+        }
+        known.secrets.push(secret.clone());
+        known.finder = Arc::new(Finder::new(&known.secrets));
+        masks(secret).into_iter().filter(|mask| known.masks.insert(mask.clone())).collect()
+    }
+
+    /// The text with every known secret replaced.
+    pub fn clean(&self, text: &str) -> String {
+        let Ok(finder) = self.0.read().map(|known| known.finder.clone()) else { return STARS.to_owned() };
+        let mut out = Vec::with_capacity(text.len());
+        finder.clean(text.as_bytes(), Ends::Here, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// A stream in which the secrets that are known by now do not appear.
+    pub fn stream(&self) -> Stream {
+        let finder = self.0.read().map(|known| known.finder.clone()).unwrap_or_default();
+        Stream { finder, held: Vec::new() }
+    }
+}
+
+/// A mask is one line; more than these would hide ordinary words.
+fn masks(secret: &Secret) -> Vec<String> {
+    let encoded = STANDARD.encode(secret.expose());
+    let mut masks = vec![encoded.trim_end_matches('=').to_owned(), encoded];
+    for piece in pieces(secret) {
+        masks.extend(piece.lines().map(|line| line.trim().to_owned()));
+        masks.extend([url::form_urlencoded::byte_serialize(piece.as_bytes()).collect(), in_json(piece)]);
+    }
+    masks.retain(|mask| mask.len() >= SHORTEST);
+    masks
+}
+
+/// A stream that is cleaned piece by piece.
+pub struct Stream {
+    finder: Arc<Finder>,
     held: Vec<u8>,
 }
 
 impl Stream {
     /// A stream in which these secrets do not appear.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let mut forms = Forms::default();
-        secrets.into_iter().for_each(|secret| add_forms(secret, &mut forms));
-        Self { plain: Patterns::new(forms.plain), base64: Patterns::new(forms.base64), held: Vec::new() }
+        Self { finder: Arc::new(Finder::new(secrets)), held: Vec::new() }
     }
 
     /// Takes the next piece, and appends to `out` what can be shown by now.
     pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        if self.plain.is_none() && self.base64.is_none() {
-            return out.extend_from_slice(piece);
-        }
         let mut held = std::mem::take(&mut self.held);
         held.extend_from_slice(piece);
-        let shown = self.clean(&held, Ends::Later, out);
+        let shown = self.finder.clean(&held, Ends::Later, out);
         held.drain(..shown);
         self.held = held;
     }
@@ -142,11 +216,23 @@ impl Stream {
     /// What is left at the end.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         let held = std::mem::take(&mut self.held);
-        self.clean(&held, Ends::Here, out);
+        self.finder.clean(&held, Ends::Here, out);
+    }
+}
+
+impl Finder {
+    fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut forms = Forms::default();
+        secrets.into_iter().for_each(|secret| add_forms(secret, &mut forms));
+        Self { plain: Patterns::new(forms.plain), base64: Patterns::new(forms.base64) }
     }
 
     /// Appends what can be shown of these bytes; how many of them that were.
     fn clean(&self, bytes: &[u8], ends: Ends, out: &mut Vec<u8>) -> usize {
+        if self.plain.is_none() && self.base64.is_none() {
+            out.extend_from_slice(bytes);
+            return bytes.len();
+        }
         let joined = self.base64.is_some().then(|| Joined::new(bytes));
         let mut ready = bytes.len();
         if ends == Ends::Later {
@@ -271,6 +357,21 @@ mod tests {
     use super::*;
 
     const VALUE: &str = "pa ss/w\"rd+0123";
+
+    #[test]
+    fn every_form_in_a_text_is_cleaned_and_masked_once() {
+        let redactor = Redactor::default();
+        let secret = Secret::new("pa ss/w\"rd\nsecond line");
+        let masks = redactor.learn(&secret);
+        assert!(masks.iter().any(|mask| mask == "second line") && masks.iter().all(|mask| !mask.contains('\n')), "{masks:?}");
+        assert!(redactor.learn(&secret).is_empty());
+        for text in ["pa ss/w\"rd", "second line", "cGEgc3MvdyJyZApzZWNvbmQgbGluZQ==", "pa+ss%2Fw%22rd%0Asecond+line", r#"pa ss/w\"rd"#] {
+            let clean = redactor.clean(&format!("<{text}>"));
+            assert!(clean.contains(STARS) && clean.len() < text.len(), "{text}: {clean}");
+        }
+        redactor.learn(&Secret::new("pass"));
+        assert_eq!(redactor.clean("cGFzcw==; \u{e9}pass\u{e9}"), "***==; \u{e9}***\u{e9}");
+    }
 
     #[test]
     fn what_other_programs_write_is_found() {
