@@ -42,6 +42,9 @@ pub struct Args {
     /// The commit of the action to pin (default: that of this version's release, asked from GitHub)
     #[arg(long, value_name = "SHA")]
     pin: Option<String>,
+    /// With the workflow that tells pull requests of forks how they went (GitHub)
+    #[arg(long)]
+    forks: bool,
     /// Overwrite files that are there
     #[arg(long)]
     force: bool,
@@ -171,6 +174,17 @@ pub async fn run(world: &World, args: &Args) -> Result<Option<String>> {
     };
     let mut files = vec![("tidegate.yml", filled(args.preset.config(), args.preset, &facts, None))];
     files.extend(args.preset.files(facts.host).iter().map(|(path, text)| (*path, filled(text, args.preset, &facts, pin.as_deref()))));
+    if args.forks {
+        if facts.host == Host::GitLab {
+            let sentence = "--forks writes a workflow of GitHub's";
+            return Err(Error::new(Reason::InputInvalid, sentence)
+                .hint("a merge request of a GitLab fork runs its pipeline in the fork's own project"));
+        }
+        files.push((
+            ".github/workflows/forks.yml",
+            filled(include_str!("../../templates/forks/forks.yml"), args.preset, &facts, pin.as_deref()),
+        ));
+    }
     let written = write(world, args, &asker, &files)?;
     let what = args.preset.to_edit();
     let rehearsal = args.preset.rehearsal();

@@ -3,7 +3,7 @@
 //! The event's name decides what the payload is; payload keys never do (a push may carry an `action`).
 //! <https://docs.github.com/actions/reference/workflows-and-actions/events-that-trigger-workflows>
 
-use super::{Event, Kind, Run, is_full_sha, is_zero_sha};
+use super::{Ended, Event, Kind, Run, is_full_sha, is_zero_sha};
 use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use serde_json::Value;
@@ -270,6 +270,9 @@ impl Context<'_> {
         let id = |pointer: &str| self.payload.pointer(pointer).and_then(Value::as_u64);
         let (head, own) = (id("/workflow_run/head_repository/id"), id("/repository/id"));
         event.is_fork = Some(head.is_none() || head != own);
+        let text = |pointer: &str| self.text(pointer).unwrap_or_default();
+        let ended = |run| Ended { run, of: text("/workflow_run/event"), conclusion: text("/workflow_run/conclusion") };
+        event.more.ended = id("/workflow_run/id").map(ended);
         event
     }
 

@@ -160,8 +160,21 @@ pub struct More {
     pub frozen: bool,
     /// The version that was named for what a branch has.
     pub named: Option<String>,
+    /// The run that a `workflow_run` is about.
+    pub ended: Option<Ended>,
     /// The run, for links and ordering.
     pub run: Run,
+}
+
+/// Another run, which has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its number.
+    pub run: u64,
+    /// The event it was about.
+    pub of: String,
+    /// How it ended, in GitHub's word.
+    pub conclusion: String,
 }
 
 /// The CI run this process is part of.

@@ -289,6 +289,19 @@ impl GitHub {
         answer.text("/state").filter(|_| answer.status == 200).map(|state| state == "open")
     }
 
+    /// The open pull requests from this branch of a repository, whose head is this commit.
+    pub async fn open_from(&self, repository: &str, branch: &str, sha: &str) -> Result<Vec<u64>> {
+        let owner = repository.split('/').next().unwrap_or_default();
+        let path = format!("/pulls?state=open&per_page=100&head={}:{}", encode(owner), encode(branch));
+        let answer = self.expect(Method::GET, &path, None, "pull-requests: read").await?;
+        let is_it = |pull: &&Value| {
+            let text = |pointer: &str| pull.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            text("/head/sha") == sha && text("/head/repo/full_name").eq_ignore_ascii_case(repository)
+        };
+        let found = answer.body.as_array().into_iter().flatten().filter(is_it);
+        Ok(found.filter_map(|pull| pull.pointer("/number")?.as_u64()).collect())
+    }
+
     /// How `head` relates to `base`. Unknown commits have no answer.
     pub async fn compare(&self, base: &str, head: &str) -> Result<Option<Ancestry>> {
         let path = format!("/compare/{}...{}?per_page=1", encode(base), encode(head));

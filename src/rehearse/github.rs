@@ -44,6 +44,8 @@ pub struct Forge {
     pub tags: Vec<(String, String)>,
     /// The merged pull request of a commit.
     pub pulls: Vec<(String, u64)>,
+    /// Open pull requests of forks: what is special to each.
+    pub of_forks: Vec<Value>,
     /// Pull requests that are closed.
     pub closed: Vec<u64>,
     /// Comments, oldest first.
@@ -100,6 +102,7 @@ impl Default for Forge {
             others: Vec::new(),
             tags: Vec::new(),
             pulls: Vec::new(),
+            of_forks: Vec::new(),
             closed: Vec::new(),
             comments: Vec::new(),
             deployments: Vec::new(),

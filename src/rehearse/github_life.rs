@@ -87,6 +87,9 @@ pub fn answer(forge: &mut Forge, asked: &Asked, (method, parts): (&str, &[&str])
         ("GET", ["pulls"]) if asked.parameter("head").is_some() => {
             let head = asked.parameter("head").unwrap_or_default();
             let branch = head.split_once(':').map_or(head.as_str(), |(_, branch)| branch);
+            if let Some(pull) = forge.of_forks.iter().find(|pull| pull.pointer("/head/label").and_then(Value::as_str) == Some(&head)) {
+                return Some(json_answer(200, &json!([shape("pull", pull)])));
+            }
             let found = forge.opened.iter().filter(|opened| opened.get("head").and_then(Value::as_str) == Some(branch));
             json_answer(200, &found.enumerate().map(|(n, _)| opened(n)).collect())
         }

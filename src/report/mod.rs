@@ -8,6 +8,7 @@ use crate::registry::Pushed;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+pub mod forks;
 pub mod markdown;
 pub mod outputs;
 mod plan;

@@ -8,6 +8,7 @@ use crate::error::{Error, Reason, Result, Verdict};
 use crate::event::Kind;
 use crate::plan::{Step, Work};
 use crate::registry::Pushed;
+use crate::report::forks;
 use crate::report::tell::Teller;
 use crate::report::{Report, ReportedBackup, ReportedImage, ReportedStep, ReportedTarget, StepOutcome, size};
 use crate::state::records::{Did, RecordedImage};
@@ -69,6 +70,7 @@ pub async fn run(world: &World, prepared: &Prepared) -> (Report, Option<u64>) {
     let teller_of = || Teller::new(world, &prepared.forge, &prepared.event, &rules.project, rules.comment.mode);
     let mut teller = teller_of();
     if matches!(plan.outcome, Outcome::Skip | Outcome::Refuse) {
+        forks::tell(world, &prepared.forge, &prepared.event, rules).await;
         return (report, teller.pull_request());
     }
     let started = Instant::now();

@@ -56,12 +56,31 @@ fn a_github_project_works_without_an_edit() {
     let folder = project("https://github.com/acme/Web_Shop.git");
     let (code, out, err) = tidegate(
         folder.path(),
-        &["init", "--preset", "neuro-ui", "--pin", PIN, "--account", "210987654321", "--region", "eu-central-1", "--format", "json"],
+        &[
+            "init",
+            "--preset",
+            "neuro-ui",
+            "--forks",
+            "--pin",
+            PIN,
+            "--account",
+            "210987654321",
+            "--region",
+            "eu-central-1",
+            "--format",
+            "json",
+        ],
         &[],
     );
     assert_eq!(code, 0, "{err}");
     let written = files(folder.path());
-    for name in ["tidegate.yml", ".github/workflows/deliver.yml", ".github/workflows/production.yml", ".github/workflows/hotfix.yml"] {
+    for name in [
+        "tidegate.yml",
+        ".github/workflows/deliver.yml",
+        ".github/workflows/production.yml",
+        ".github/workflows/hotfix.yml",
+        ".github/workflows/forks.yml",
+    ] {
         assert!(out.contains(name) && err.contains(name) && written.contains_key(name), "{name}: {out}{err}");
     }
     let config = &written["tidegate.yml"];

@@ -29,6 +29,7 @@ mod doctor;
 mod drain;
 mod ecs;
 mod events;
+mod forks;
 mod gitlab;
 mod gitops;
 mod heroku;
