@@ -4,7 +4,7 @@
 //! it is ever deleted.
 
 use super::manifest::{self, Manifest};
-use super::resource::{FIELD_MANAGER, LEASE, RESTARTED_AT, bounded, pick};
+use super::resource::{FIELD_MANAGER, LEASE, RESTARTED_AT, bounded, pick, reading};
 use super::{Cluster, Workload, WorkloadKind, failure};
 use crate::config::Restart;
 use crate::error::{Error, Reason, Result};
@@ -362,7 +362,9 @@ async fn make_namespace(site: &Site<'_>, client: &Client, name: &str) -> Result<
 pub(super) async fn inventory(site: &Site<'_>, client: &Client, namespace: &str) -> Result<Vec<Entry>> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = inventory_name(site);
-    let Some(map) = bounded(maps.get_opt(&name), "the inventory of what was applied cannot be read").await? else { return Ok(Vec::new()) };
+    let Some(map) = reading(|| maps.get_opt(&name), "the inventory of what was applied cannot be read").await? else {
+        return Ok(Vec::new());
+    };
     if map.labels().get(OWNER) != Some(&owner(site)) {
         let sentence = format!("the ConfigMap {name} in {namespace} is not ours (its label {OWNER} says otherwise)");
         return Err(Error::new(Reason::TargetFailed, sentence).hint("rename or delete it"));
@@ -410,7 +412,7 @@ pub(super) async fn delete(site: &Site<'_>, client: &Client, entry: &Entry) -> R
     };
     let api = api_of(client, &resource, entry.namespace.as_deref());
     let what = format!("{} cannot be deleted", entry.shown());
-    let Some(object) = bounded(api.get_opt(&entry.name), &what).await? else { return Ok(false) };
+    let Some(object) = reading(|| api.get_opt(&entry.name), &what).await? else { return Ok(false) };
     if object.labels().get(OWNER) != Some(&owner(site)) {
         site.world.console.warning(&format!("{} is not ours any more (label {OWNER}): it is left alone", entry.shown()));
         return Ok(false);

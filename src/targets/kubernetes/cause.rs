@@ -1,6 +1,6 @@
 //! Why a rollout does not get on: the cause first, then events, then the last log lines.
 
-use super::resource::{Change, Container, bounded};
+use super::resource::{Change, Container, reading};
 use super::{Cluster, Workload, WorkloadKind};
 use crate::error::{Error, Reason};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
@@ -109,7 +109,7 @@ impl<'a> Judge<'a> {
     pub async fn look(&mut self) {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &self.cluster.work.namespace);
         let params = ListParams::default().labels(&self.change.selector);
-        if let Ok(listed) = bounded(pods.list(&params), "pods").await {
+        if let Ok(listed) = reading(|| pods.list(&params), "pods").await {
             self.pods.clear();
             listed.items.iter().for_each(|pod| self.pod(pod));
         }
@@ -184,7 +184,7 @@ impl<'a> Judge<'a> {
     async fn events(&self) -> Vec<Event> {
         let events: Api<Event> = Api::namespaced(self.cluster.client.clone(), &self.cluster.work.namespace);
         let params = ListParams::default().fields("type=Warning").limit(500);
-        let Ok(listed) = bounded(events.list(&params), "events").await else { return Vec::new() };
+        let Ok(listed) = reading(|| events.list(&params), "events").await else { return Vec::new() };
         let name = &self.workload.name;
         let about_us = |event: &Event| {
             let object = event.involved_object.name.as_deref().unwrap_or_default();
@@ -205,7 +205,7 @@ impl<'a> Judge<'a> {
         for previous in [true, false] {
             let container = Some(container.to_owned());
             let params = LogParams { container, previous, tail_lines: Some(LOG_LINES), limit_bytes: Some(16_384), ..LogParams::default() };
-            if let Ok(text) = bounded(pods.logs(pod, &params), "log").await
+            if let Ok(text) = reading(|| pods.logs(pod, &params), "log").await
                 && !text.trim().is_empty()
             {
                 return text.lines().map(str::to_owned).collect();

@@ -3,7 +3,7 @@
 use super::connect::Reach;
 use super::job_log::{Follow, Heard};
 use super::manifest;
-use super::resource::{FIELD_MANAGER, bounded, resource};
+use super::resource::{FIELD_MANAGER, reading, resource};
 use super::{Workload, failure};
 use crate::config::{self, KubernetesJob, OnCancel, template::Values};
 use crate::error::{Error, Reason, Result};
@@ -85,7 +85,8 @@ impl Runner<'_> {
         let delivery = self.site.memory.delivery().await;
         let known = self.site.memory.started().await.and_then(|handle| handle.strip_prefix("job ").map(str::to_owned));
         if let Some(name) = known
-            && let Some(job) = bounded(self.jobs().get_opt(&name), &format!("job/{name} cannot be read")).await?
+            && let jobs = self.jobs()
+            && let Some(job) = reading(|| jobs.get_opt(&name), &format!("job/{name} cannot be read")).await?
             && condition(&job, "Failed").is_none()
         {
             self.site.say(&format!("the run before started job/{name}: it is followed"));
@@ -124,7 +125,8 @@ impl Runner<'_> {
             let error = match created {
                 Ok(Ok(_)) => return Ok(true),
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
-                    let there = bounded(self.jobs().get(name), &format!("job/{name} cannot be read")).await?;
+                    let jobs = self.jobs();
+                    let there = reading(|| jobs.get(name), &format!("job/{name} cannot be read")).await?;
                     return Ok(condition(&there, "Failed").is_none());
                 }
                 Ok(Err(kube::Error::Api(status))) if status.code == 422 => {
@@ -173,7 +175,7 @@ impl Runner<'_> {
     async fn template_of(&self, workload: &Workload) -> Result<Value> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.work.namespace, &resource(workload.kind));
         let what = format!("{workload} in {} cannot be read", self.work.namespace);
-        let object = bounded(api.get(&workload.name), &what).await?;
+        let object = reading(|| api.get(&workload.name), &what).await?;
         let mut template = object.data.pointer("/spec/template").cloned().unwrap_or_else(|| json!({}));
         // With the workload's labels its services would send requests to the migration.
         set(&mut template, &["metadata"], json!({}));
@@ -267,7 +269,8 @@ impl Runner<'_> {
 
     /// One look: the Job, once it is over.
     async fn look(&self, name: &str, heard: &mut Heard, said: &mut String) -> Result<Option<Job>> {
-        let job = bounded(self.jobs().get(name), &format!("job/{name} cannot be read")).await?;
+        let jobs = self.jobs();
+        let job = reading(|| jobs.get(name), &format!("job/{name} cannot be read")).await?;
         if condition(&job, "Complete").is_some() || condition(&job, "Failed").is_some() {
             return Ok(Some(job));
         }
@@ -303,7 +306,8 @@ impl Runner<'_> {
 
     async fn pod(&self, name: &str) -> Result<Option<Pod>> {
         let params = ListParams::default().labels(&format!("job-name={name}"));
-        let mut pods = bounded(self.pods().list(&params), &format!("the pods of job/{name} cannot be listed")).await?.items;
+        let pods = self.pods();
+        let mut pods = reading(|| pods.list(&params), &format!("the pods of job/{name} cannot be listed")).await?.items;
         pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
         Ok(pods.pop())
     }

@@ -1,7 +1,7 @@
 //! Namespaces that tidegate made, or applied manifests to, for pull requests, found by their inventories and labels.
 
 use super::apply::{OWNER, REPOSITORY};
-use super::resource::bounded;
+use super::resource::reading;
 use super::{Work, client};
 use crate::error::{Reason, Result};
 use crate::targets::previews::Mark;
@@ -16,7 +16,7 @@ pub async fn marks(world: &World, project: &str, work: &Work) -> Result<Vec<Mark
     let labelled = ListParams::default().labels(OWNER);
     let everywhere = work.target.namespace.contains('{');
     let maps: Api<ConfigMap> = if everywhere { Api::all(client.clone()) } else { Api::namespaced(client.clone(), &work.namespace) };
-    let maps = bounded(maps.list(&labelled), "the inventories of previews cannot be listed").await?;
+    let maps = reading(|| maps.list(&labelled), "the inventories of previews cannot be listed").await?;
     let mut found: Vec<Mark> = maps.items.iter().filter_map(|map| of_inventory(map, project)).collect();
     if everywhere {
         for mark in of_namespaces(&client, &labelled, project).await? {
@@ -38,7 +38,7 @@ fn of_inventory(map: &ConfigMap, project: &str) -> Option<Mark> {
 /// list namespaces sees the inventories all the same.
 async fn of_namespaces(client: &Client, labelled: &ListParams, project: &str) -> Result<Vec<Mark>> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let listed = match bounded(namespaces.list(labelled), "namespaces cannot be listed").await {
+    let listed = match reading(|| namespaces.list(labelled), "namespaces cannot be listed").await {
         Err(error) if error.reason == Reason::AuthDenied => return Ok(Vec::new()),
         listed => listed?,
     };

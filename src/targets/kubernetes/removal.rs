@@ -2,7 +2,7 @@
 
 use super::Work;
 use super::apply::{LIMIT, OWNER, REPOSITORY, api_of, delete, inventory, inventory_name, known_kind, objects, owner};
-use super::resource::bounded;
+use super::resource::{bounded, reading};
 use crate::error::{Error, Reason, Result};
 use crate::targets::Site;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -16,7 +16,7 @@ pub async fn remove(site: &Site<'_>, client: &Client, work: &Work) -> Result<Opt
     let deadline = site.world.clock.now().saturating_add(work.target.timeout.0);
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let what = format!("the namespace {} cannot be read", work.namespace);
-    let namespace = bounded(namespaces.get_opt(&work.namespace), &what).await?;
+    let namespace = reading(|| namespaces.get_opt(&work.namespace), &what).await?;
     let Some(namespace) = namespace else { return Ok(None) };
     if namespace.labels().get(OWNER) == Some(&owner(site)) {
         // Objects of ours in a namespace of somebody else go one by one; a namespace of another repository's same preview stays.
@@ -66,7 +66,7 @@ async fn wait_gone(
 ) -> Result<()> {
     let clock = &site.world.clock;
     let what = format!("{shown} cannot be read");
-    while bounded(api.get_opt(name), &what).await?.is_some_and(|now| is_it(&now)) {
+    while reading(|| api.get_opt(name), &what).await?.is_some_and(|now| is_it(&now)) {
         if clock.now() >= deadline {
             return Err(Error::new(Reason::TargetTimeout, format!("{shown} was deleted and is still there"))
                 .hint("a finalizer may hold it back: kubectl get … -o yaml shows `metadata.finalizers` and conditions"));

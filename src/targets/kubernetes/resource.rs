@@ -1,14 +1,16 @@
 //! A workload as the API holds it: what runs now, which containers take the image, and the one patch that starts a rollout.
 
-use super::{Cluster, Workload, WorkloadKind, failure};
+use super::{Cluster, Workload, WorkloadKind, failure, is_login_failure};
 use crate::config::{OnDelete, Restart};
 use crate::error::{Error, Reason, Result};
 use crate::targets::Fence;
+use crate::tools::wait::{Backoff, Clock};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// kubectl's own annotation, so that both tools understand each other's restarts.
 pub(crate) const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -18,7 +20,9 @@ pub(crate) const LEASE: &str = "tidegate.dev/lease";
 /// How often a patch is made anew because the workload changed since it was read.
 /// How often in a row the answer to a patch may be lost.
 const LOST: u32 = 3;
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(30);
+/// How often something is read before it counts as unreadable.
+const READS: u32 = 5;
 pub(crate) const CONFLICTS: usize = 8;
 
 /// What came of a patch.
@@ -102,7 +106,8 @@ impl Found {
     /// Reads the workload and decides which of its containers take the image.
     pub async fn read(cluster: &Cluster<'_>, workload: &Workload) -> Result<Self> {
         let what = format!("{workload} in {} cannot be read", cluster.work.namespace);
-        let object = bounded(api(cluster, workload.kind).get(&workload.name), &what).await?;
+        let api = api(cluster, workload.kind);
+        let object = reading(|| api.get(&workload.name), &what).await?;
         Self::of(cluster, workload, object).await
     }
 
@@ -218,7 +223,7 @@ impl Found {
         match sent {
             Ok(Ok(object)) => Ok(Sent::Taken(Box::new(object))),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(Sent::Changed),
-            Ok(Err(kube::Error::Api(status))) if status.code >= 500 => Ok(Sent::Lost),
+            Ok(Err(error)) if is_passing(&error) => Ok(Sent::Lost),
             Ok(Err(error)) => Err(failure(&what, &error)),
             Err(_elapsed) => Ok(Sent::Lost),
         }
@@ -290,7 +295,8 @@ pub(crate) fn selector(object: &DynamicObject) -> String {
 /// The warnings in the namespace as they are now. Without the right to read them there are none later either.
 async fn known_events(cluster: &Cluster<'_>) -> BTreeMap<String, i32> {
     let events: Api<Event> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
-    let listed = bounded(events.list(&ListParams::default().fields("type=Warning").limit(500)), "events").await;
+    let warnings = ListParams::default().fields("type=Warning").limit(500);
+    let listed = reading(|| events.list(&warnings), "events").await;
     let items = listed.map(|list| list.items).unwrap_or_default();
     items.into_iter().filter_map(|event| Some((event.metadata.name?, event.count.unwrap_or(1)))).collect()
 }
@@ -326,6 +332,27 @@ pub(crate) fn pick(object: &DynamicObject, workload: &Workload, cluster: &Cluste
 fn containers_of<'a>(object: &'a DynamicObject, list: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let entries = object.data.pointer(&format!("/spec/template/spec/{list}")).and_then(Value::as_array);
     entries.into_iter().flatten().filter_map(|entry| Some((entry.pointer("/name")?.as_str()?, entry.pointer("/image")?.as_str()?)))
+}
+
+/// Reads something, again where the answer was lost on its way or the API server is busy.
+pub(crate) async fn reading<T, F: Future<Output = kube::Result<T>>>(request: impl Fn() -> F, what: &str) -> Result<T> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    for _try in 1..READS {
+        match tokio::time::timeout(LIMIT, request()).await {
+            Ok(Err(error)) if is_passing(&error) => Clock::real().sleep(backoff.pause()).await,
+            Ok(answer) => return answer.map_err(|error| failure(what, &error)),
+            Err(_elapsed) => break,
+        }
+    }
+    bounded(request(), what).await
+}
+
+fn is_passing(error: &kube::Error) -> bool {
+    if let kube::Error::Api(status) = error {
+        return matches!(status.code, 429 | 500 | 502 | 503 | 504);
+    }
+    let on_its_way = matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_) | kube::Error::SerdeError(_));
+    on_its_way && !is_login_failure(error)
 }
 
 /// A request with a time limit: kube's own client waits for ever.

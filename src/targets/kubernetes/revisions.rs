@@ -1,6 +1,6 @@
 //! Going back: the template of the revision that served before; and pods that no controller replaces by itself.
 
-use super::resource::{CONFLICTS, Change, Expect, FIELD_MANAGER, Found, LEASE, api, bounded, selector};
+use super::resource::{CONFLICTS, Change, Expect, FIELD_MANAGER, Found, LEASE, api, reading, selector};
 use super::{Cluster, Workload, WorkloadKind, cause, failure, rollout};
 use crate::error::{Error, Reason, Result};
 use crate::targets::set;
@@ -65,7 +65,7 @@ fn image_in(template: &Value, list: &str, name: &str) -> Option<String> {
 async fn of_replica_sets(cluster: &Cluster<'_>, found: &Found) -> Result<Option<(String, Value)>> {
     let sets: Api<ReplicaSet> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
     let params = ListParams::default().labels(&selector(found.object()));
-    let listed = bounded(sets.list(&params), &format!("the replica sets of {} cannot be listed", found.workload)).await?;
+    let listed = reading(|| sets.list(&params), &format!("the replica sets of {} cannot be listed", found.workload)).await?;
     let own = found.object().metadata.uid.clone();
     let ours =
         listed.items.into_iter().filter(|set| set.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == own.as_ref()));
@@ -87,7 +87,7 @@ async fn of_controller_revisions(cluster: &Cluster<'_>, found: &Found) -> Result
     let revisions: Api<ControllerRevision> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
     let params = ListParams::default().labels(&selector(found.object()));
     let what = format!("the revisions of {} cannot be listed", found.workload);
-    let listed = bounded(revisions.list(&params), &what).await?;
+    let listed = reading(|| revisions.list(&params), &what).await?;
     let own = found.object().metadata.uid.clone();
     let mut ours: Vec<ControllerRevision> = listed.items;
     ours.retain(|revision| revision.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == own.as_ref()));
@@ -119,7 +119,8 @@ fn hash_of(pod: &Pod) -> &str {
 
 async fn pods_of(cluster: &Cluster<'_>, workload: &Workload, selector: &str) -> Result<Vec<Pod>> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
-    let listed = bounded(pods.list(&ListParams::default().labels(selector)), &format!("the pods of {workload} cannot be listed")).await?;
+    let own = ListParams::default().labels(selector);
+    let listed = reading(|| pods.list(&own), &format!("the pods of {workload} cannot be listed")).await?;
     Ok(listed.items.into_iter().filter(|pod| cause::is_of(pod, workload) && cause::is_live(pod)).collect())
 }
 
@@ -139,7 +140,7 @@ pub(crate) async fn go_back(cluster: &Cluster<'_>, workload: &Workload, previous
 async fn restore(cluster: &Cluster<'_>, workload: &Workload, previous: &Previous) -> Result<(DynamicObject, String)> {
     let api = api(cluster, workload.kind);
     for _try in 0..CONFLICTS {
-        let now = bounded(api.get(&workload.name), &format!("{workload} cannot be read")).await?;
+        let now = reading(|| api.get(&workload.name), &format!("{workload} cannot be read")).await?;
         let held = now.metadata.annotations.as_ref().and_then(|all| all.get(LEASE)).cloned().unwrap_or_default();
         cluster.site.fence.check(&workload.to_string(), &held)?;
         let found = Found::read(cluster, workload).await?;
@@ -206,7 +207,8 @@ pub(crate) async fn free_blocked(cluster: &Cluster<'_>, workload: &Workload, cha
 
 /// With the strategy OnDelete: deletes the next old pod, the highest ordinal first, once all others are ready.
 pub(crate) async fn replace_next(cluster: &Cluster<'_>, workload: &Workload, change: &Change) -> Result<()> {
-    let object = bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
+    let api = api(cluster, workload.kind);
+    let object = reading(|| api.get(&workload.name), &format!("{workload} cannot be read")).await?;
     let observed = object.data.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or(0);
     if observed < change.generation {
         return Ok(());

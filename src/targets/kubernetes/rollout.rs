@@ -2,7 +2,7 @@
 //!
 //! <https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout_status.go>
 
-use super::resource::{Change, api, bounded, is_on_delete};
+use super::resource::{Change, api, is_on_delete, reading};
 use super::{Cluster, Workload, WorkloadKind, cause, revisions};
 use crate::error::{Error, Reason, Result};
 use futures::StreamExt;
@@ -207,8 +207,9 @@ async fn verify(cluster: &Cluster<'_>, workload: &Workload, change: &Change, dea
     loop {
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
         let params = ListParams::default().labels(&change.selector);
-        let listed = bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
-        let object = bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
+        let listed = reading(|| pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
+        let api = api(cluster, workload.kind);
+        let object = reading(|| api.get(&workload.name), &format!("{workload} cannot be read")).await?;
         match identify(workload, change, &listed.items, wanted_pods(workload.kind, &object)) {
             Ok(proof) => return Ok(proof),
             Err(why) if clock.now() >= until => {
@@ -222,13 +223,14 @@ async fn verify(cluster: &Cluster<'_>, workload: &Workload, change: &Change, dea
 
 /// One look: whether the rollout is done and the pods run the image.
 pub(crate) async fn proof(cluster: &Cluster<'_>, workload: &Workload, change: &Change) -> Result<Option<String>> {
-    let object = bounded(api(cluster, workload.kind).get(&workload.name), &format!("{workload} cannot be read")).await?;
+    let api = api(cluster, workload.kind);
+    let object = reading(|| api.get(&workload.name), &format!("{workload} cannot be read")).await?;
     if progress(workload.kind, change.generation, &object) != Progress::Done {
         return Ok(None);
     }
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.work.namespace);
     let params = ListParams::default().labels(&change.selector);
-    let listed = bounded(pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
+    let listed = reading(|| pods.list(&params), &format!("the pods of {workload} cannot be listed")).await?;
     Ok(identify(workload, change, &listed.items, wanted_pods(workload.kind, &object)).ok())
 }
 
