@@ -7,8 +7,27 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use serde_json::{Value, json};
 
-/// Answers a request below /aws.
+/// How far a signature's time may be from AWS's own, in seconds.
+const SKEW: i64 = 300;
+
+/// Answers a request below /aws, by AWS's own clock.
 pub fn answer(shared: &Shared, asked: &Asked) -> Response {
+    let now = jiff::Timestamp::now().as_second() + shared.world().aws_clock;
+    let signed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", asked.header("x-amz-date"));
+    let signed = signed.ok().and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok()).map(|time| time.timestamp().as_second());
+    let mut response = match signed {
+        Some(signed) if (signed - now).abs() > SKEW && super::s3::is_about(asked) => super::s3::too_skewed(),
+        Some(signed) if (signed - now).abs() > SKEW => error(403, "InvalidSignatureException", "Signature expired: it is not of now"),
+        Some(_) | None => timely(shared, asked),
+    };
+    let date = jiff::Timestamp::from_second(now).map(|now| now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+    if let Some(date) = date.ok().and_then(|date| date.parse().ok()) {
+        response.headers_mut().insert("date", date);
+    }
+    response
+}
+
+fn timely(shared: &Shared, asked: &Asked) -> Response {
     if let Some(name) = asked.path.strip_prefix("/aws/clusters/") {
         return eks(asked, name);
     }

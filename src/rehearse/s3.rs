@@ -84,6 +84,11 @@ pub fn is_about(asked: &Asked) -> bool {
     asked.header("authorization").split("Credential=").nth(1).and_then(|scope| scope.split('/').nth(3)) == Some("s3")
 }
 
+/// What a wrong clock is told.
+pub(super) fn too_skewed() -> Response {
+    error(403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large.")
+}
+
 /// Answers a request below /aws.
 pub fn answer(shared: &Shared, asked: &Asked) -> Response {
     let mut world = shared.world();

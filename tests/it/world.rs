@@ -203,6 +203,10 @@ impl World {
         self
     }
 
+    pub fn get(&self, name: &str) -> &str {
+        &self.vars[name]
+    }
+
     pub fn without(&mut self, name: &str) -> &mut Self {
         self.vars.remove(name);
         self
