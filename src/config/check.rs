@@ -4,6 +4,7 @@ use super::problem::{Problem, did_you_mean};
 use super::template;
 use super::tree::Node;
 use super::{Config, Dockerfile, EnsureRepository, Environment, Gate, HotfixRule, Image, Promote, Target, When, WhenEvent};
+use crate::tools::glob::Glob;
 use std::collections::BTreeMap;
 
 /// Every rule that is broken.
@@ -104,7 +105,7 @@ impl Checker<'_> {
             if bare.starts_with('/') || bare.starts_with("./") || bare.starts_with("..") {
                 let hint = "globs are relative to the root of the repository already, as \"ui/**\"";
                 self.report(&format!("{path}.paths[{index}]"), format!("{glob:?} would name nothing"), hint);
-            } else if let Err(why) = globset::Glob::new(bare) {
+            } else if let Err(why) = Glob::of_paths(bare) {
                 self.report(&format!("{path}.paths[{index}]"), format!("{glob:?} is no glob: {why}"), "write it as \"ui/**\"");
             }
         }
@@ -258,8 +259,8 @@ impl Checker<'_> {
     }
 
     pub(super) fn glob(&mut self, path: &str, glob: &str) {
-        if let Err(error) = globset::Glob::new(glob) {
-            self.report(path, format!("{glob:?} is not a glob: {}", error.kind()), "as release/** or hotfix/*");
+        if let Err(why) = Glob::of_paths(glob) {
+            self.report(path, format!("{glob:?} is not a glob: {why}"), "as release/** or hotfix/*");
         }
     }
 

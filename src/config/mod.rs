@@ -1,5 +1,6 @@
 //! `tidegate.yml` as types. The JSON Schema is generated from them, and the checks in `load` walk that schema.
 
+use crate::tools::glob::Glob;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,7 +98,7 @@ pub struct Config {
 
 /// Whether a text fits a glob in which `*` stands for anything. Globs are looked at when the file is read; one that is none fits nothing.
 pub fn is_match(glob: &str, text: &str) -> bool {
-    globset::Glob::new(glob).is_ok_and(|glob| glob.compile_matcher().is_match(text))
+    Glob::of_text(glob).is_ok_and(|glob| glob.is_match(text))
 }
 
 fn auto() -> String {

@@ -5,6 +5,7 @@ use crate::config::{Config, Environment, When, WhenEvent};
 use crate::error::Reason;
 use crate::event::{Event, Kind};
 use crate::occasion::{Occasion, Stop, refuse, skip};
+use crate::tools::glob::Glob;
 use crate::variables::Variables;
 use crate::version::Version;
 
@@ -129,6 +130,5 @@ fn preview(rules: &Environment, event: &Event, (open, wished): (bool, bool)) -> 
 
 /// Whether a glob fits a branch.
 pub(crate) fn glob(pattern: &str, name: &str) -> bool {
-    let built = globset::GlobBuilder::new(pattern).literal_separator(true).build();
-    built.is_ok_and(|glob| glob.compile_matcher().is_match(name))
+    Glob::of_paths(pattern).is_ok_and(|glob| glob.is_match(name))
 }

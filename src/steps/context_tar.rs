@@ -3,14 +3,14 @@
 //! <https://docs.docker.com/build/concepts/context/#dockerignore-files>
 
 use crate::error::{Error, Reason, Result};
-use globset::{GlobBuilder, GlobMatcher};
+use crate::tools::glob::Glob;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// A rule of `.dockerignore`.
 struct Rule {
-    matcher: GlobMatcher,
+    glob: Glob,
     keep: bool,
 }
 
@@ -38,8 +38,7 @@ impl Ignore {
                 None => (false, line),
             };
             let pattern = pattern.trim_start_matches("./").trim_matches('/');
-            let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build();
-            glob.map(|glob| Rule { matcher: glob.compile_matcher(), keep }).map_err(|error| format!("{pattern:?}: {}", error.kind()))
+            Glob::of_paths(pattern).map(|glob| Rule { glob, keep }).map_err(|why| format!("{pattern:?}: {why}"))
         };
         lines.filter(|line| *line != "." && *line != "/").map(rule).collect::<std::result::Result<_, _>>().map(Self)
     }
@@ -47,7 +46,7 @@ impl Ignore {
     /// Whether a path (relative, with `/`) is left out. A rule for a folder holds for what is in it.
     pub fn leaves_out(&self, path: &str) -> bool {
         let parents = || Path::new(path).ancestors().filter(|part| !part.as_os_str().is_empty());
-        self.0.iter().rev().find(|rule| parents().any(|part| rule.matcher.is_match(part))).is_some_and(|rule| !rule.keep)
+        self.0.iter().rev().find(|rule| parents().any(|part| rule.glob.is_match(&part.to_string_lossy()))).is_some_and(|rule| !rule.keep)
     }
 
     fn keeps_anything(&self) -> bool {

@@ -3,8 +3,8 @@
 use super::image::Job;
 use crate::checkout::Checkout;
 use crate::error::{Error, Reason, Result};
+use crate::tools::glob::Glob;
 use crate::version::hex;
-use globset::{GlobBuilder, GlobMatcher};
 use sha2::{Digest, Sha256};
 use std::path::{Component, Path, PathBuf};
 
@@ -123,22 +123,21 @@ fn plain(path: &Path) -> String {
 }
 
 /// Globs in order: the last one that fits decides, and one that begins with ! takes out.
-struct Globs(Vec<(bool, GlobMatcher)>);
+struct Globs(Vec<(bool, Glob)>);
 
 impl Globs {
     fn of(texts: &[String]) -> Result<Self> {
         let glob = |text: &String| {
             let (takes, pattern) = text.strip_prefix('!').map_or((true, text.as_str()), |rest| (false, rest));
-            let built = GlobBuilder::new(pattern).literal_separator(true).build();
-            let built = built.map_err(|why| Error::new(Reason::ConfigInvalid, format!("`paths`: {text:?} is no glob: {why}")))?;
-            Ok((takes, built.compile_matcher()))
+            let no_glob = |why| Error::new(Reason::ConfigInvalid, format!("`paths`: {text:?} is no glob: {why}"));
+            Ok((takes, Glob::of_paths(pattern).map_err(no_glob)?))
         };
         texts.iter().map(glob).collect::<Result<_>>().map(Self)
     }
 
     /// Those that name nothing.
     fn idle<'a>(&self, texts: &[String], paths: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
-        let fits = |glob: &GlobMatcher| paths.clone().any(|path| glob.is_match(path) || glob.is_match(format!("{path}/inside")));
+        let fits = |glob: &Glob| paths.clone().any(|path| glob.is_match(path) || glob.is_match(&format!("{path}/inside")));
         let pairs = texts.iter().zip(&self.0);
         pairs.filter(|(_, (takes, glob))| *takes && !fits(glob)).map(|(text, _)| text.clone()).collect()
     }

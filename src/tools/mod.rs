@@ -1,7 +1,8 @@
-//! Contact with the machine, six ways: processes, HTTP, AWS (and who we are there), waiting, the console, secrets; and ids by time. No decisions here.
+//! Contact with the machine, six ways: processes, HTTP, AWS (and who we are there), waiting, the console, secrets; globs, and ids by time. No decisions here.
 
 pub mod aws;
 pub mod console;
+pub mod glob;
 pub mod http;
 pub mod identity;
 pub mod pipe;

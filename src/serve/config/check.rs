@@ -3,6 +3,7 @@
 use super::{Hook, Rule, Runner, Serve};
 use crate::config::problem::did_you_mean;
 use crate::config::template::names;
+use crate::tools::glob::Glob;
 
 /// Placeholders of commands.
 pub const PLACEHOLDERS: [&str; 13] =
@@ -167,13 +168,13 @@ fn check_rule(serve: &Serve, hook: &Hook, rule: &Rule, path: &str, problems: &mu
 fn check_names(hook: &Hook, rule: &Rule, path: &str, problems: &mut Problems) {
     for (key, list) in [("tags", &rule.tags), ("branches", &rule.branches)] {
         for glob in list.iter().flat_map(|list| list.as_slice()) {
-            if let Err(error) = globset::Glob::new(glob) {
-                problem(problems, format!("{path}.{key}"), format!("{glob:?} is no glob: {}", error.kind()), "use * and ?");
+            if let Err(why) = Glob::of_text(glob) {
+                problem(problems, format!("{path}.{key}"), format!("{glob:?} is no glob: {why}"), "use * and ?");
             }
         }
     }
-    if let Some(Err(error)) = rule.repository.as_deref().map(globset::Glob::new) {
-        problem(problems, format!("{path}.repository"), format!("it is no glob: {}", error.kind()), "use * and ?");
+    if let Some(Err(why)) = rule.repository.as_deref().map(Glob::of_text) {
+        problem(problems, format!("{path}.repository"), format!("it is no glob: {why}"), "use * and ?");
     }
     if let Some(image) = &rule.image
         && let Err(error) = crate::registry::Repository::parse(image)

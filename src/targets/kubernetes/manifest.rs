@@ -3,6 +3,7 @@
 use crate::config::problem::did_you_mean;
 use crate::config::template::{NAMES, Values};
 use crate::error::{Error, Reason, Result};
+use crate::tools::glob::Glob;
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -102,8 +103,7 @@ fn hint(file: &str, name: &str) -> String {
 fn files(folder: &Path, globs: &[String]) -> Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
     for glob in globs {
-        let matcher = globset::GlobBuilder::new(glob).literal_separator(true).build();
-        let matcher = matcher.map_err(|error| wrong(glob, format!("this is not a glob: {}", error.kind())))?.compile_matcher();
+        let matcher = Glob::of_paths(glob).map_err(|why| wrong(glob, format!("this is not a glob: {why}")))?;
         let steady: PathBuf =
             Path::new(glob).components().take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '[', '{'])).collect();
         let mut names = Vec::new();
