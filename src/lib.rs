@@ -28,6 +28,8 @@ pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod forge;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gates;
 pub mod gather;
 pub mod inputs;

@@ -19,5 +19,7 @@ mod start;
 mod store;
 mod trace;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use hooks::payload;
 pub use run::supervise::supervise;
 pub use start::{Args, run};
