@@ -88,7 +88,7 @@ pub fn check_image_tag(text: &str, said: &str) -> Result<()> {
 }
 
 /// A name made safe for images, hosts and labels: lower case, dashes for everything else, at most `limit` bytes.
-/// Whenever something was changed or cut, a hash is added, so that two names never become one.
+/// Never empty. Whenever something was changed or cut, a hash is added, so that two names never become one.
 pub fn slug(name: &str, limit: usize) -> String {
     let mut clean = String::new();
     for c in name.chars() {
@@ -99,7 +99,7 @@ pub fn slug(name: &str, limit: usize) -> String {
         }
     }
     let clean = clean.trim_end_matches('-');
-    if clean == name && clean.len() <= limit {
+    if clean == name && (1..=limit).contains(&clean.len()) {
         return clean.to_owned();
     }
     let hash: String = hex(&Sha256::digest(name.as_bytes())).chars().take(8).collect();

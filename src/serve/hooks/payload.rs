@@ -6,6 +6,9 @@ use crate::version::hex;
 use aws_lc_rs::digest;
 use serde_json::Value;
 
+/// Longer ids are not kept as they are.
+const ID_LIMIT: usize = 128;
+
 /// What a payload is.
 pub enum Said {
     /// A delivery.
@@ -28,7 +31,7 @@ fn text(value: &Value, pointer: &str) -> Option<String> {
 fn delivery(body: &[u8], id: Option<&str>, value: &Value, repository: &str) -> Option<Delivery> {
     let repository = text(value, repository)?;
     let mut names = vec![body_name(body)];
-    names.extend(id.filter(|id| id.len() <= 128).map(|id| format!("id:{id}")));
+    names.extend(id.filter(|id| id.len() <= ID_LIMIT).map(|id| format!("id:{id}")));
     Some(Delivery { names, repository, ..Delivery::default() })
 }
 
@@ -105,8 +108,8 @@ pub fn plain(body: &[u8], id: &str) -> Said {
     let repository = text(&value, "/repository").or_else(|| text(&value, "/project"));
     let Some(repository) = repository else { return Said::Broken };
     Said::Delivery(Box::new(Delivery {
-        // The id is signed, so it alone names the delivery.
-        names: vec![format!("id:{id}")],
+        // The id is signed, so it alone names the delivery; a long one by its hash.
+        names: vec![if id.len() <= ID_LIMIT { format!("id:{id}") } else { body_name(id.as_bytes()) }],
         repository,
         tag: text(&value, "/tag").or_else(|| text(&value, "/version")),
         branch: text(&value, "/branch"),
