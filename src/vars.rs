@@ -1,6 +1,7 @@
 //! The process environment as a value: read once here, passed on, so that a rehearsal or a test can have its own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 /// Environment variables. An empty variable counts as not given: CI systems set many to the empty string.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,18 @@ impl Vars {
         self.0.insert(name.to_owned(), value.into());
         self
     }
+}
+
+/// What a program that reads local state needs to know of our environment: where things are, how to reach a network, and
+/// its own settings. Not the secrets of the job.
+#[allow(clippy::disallowed_methods)]
+pub fn for_plain_programs() -> impl Iterator<Item = (OsString, OsString)> {
+    const NAMES: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "SSH_AUTH_SOCK", "SSL_CERT_FILE"];
+    const BEGINNINGS: [&str; 4] = ["GIT_", "LC_", "LANG", "XDG_"];
+    let needed = |name: &str| {
+        NAMES.contains(&name) || BEGINNINGS.iter().any(|start| name.starts_with(start)) || name.to_lowercase().ends_with("_proxy")
+    };
+    std::env::vars_os().filter(move |(name, _)| name.to_str().is_some_and(needed))
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Vars {

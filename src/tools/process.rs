@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::tools::wait::Cancel;
+use crate::vars::for_plain_programs;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -28,7 +29,7 @@ const END_GRACE: Duration = Duration::from_millis(1500);
 #[allow(clippy::disallowed_methods)]
 pub fn read<S: AsRef<OsStr>>(program: &str, args: &[S], folder: &Path) -> Option<String> {
     let mut command = std::process::Command::new(program);
-    command.args(args).current_dir(folder).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0");
+    command.args(args).current_dir(folder).env_clear().envs(for_plain_programs()).env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0");
     let output = command.stdin(std::process::Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
@@ -270,7 +271,8 @@ impl Background {
     pub fn start(argv: &[String]) -> std::io::Result<Self> {
         let (program, args) = argv.split_first().ok_or_else(|| std::io::Error::other("an empty command"))?;
         let mut command = tokio::process::Command::new(program);
-        command.args(args).process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(args).env_clear().envs(for_plain_programs()).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let group = Group::of(&child);
         let words = std::sync::Arc::new(Mutex::new(String::new()));
