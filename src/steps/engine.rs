@@ -151,11 +151,23 @@ async fn one(
             None => break,
             Some(Ok(BuildInfo { aux: Some(BuildInfoAux::BuildKit(status)), .. })) => view.show(&status),
             Some(Ok(_)) => {}
-            Some(Err(error)) => return Err(failed(view.cause(&chain(&error))).detail(view.tail())),
+            Some(Err(error)) => {
+                let failure = failed(view.cause(&chain(&error))).detail(view.tail());
+                return Err(if is_build(&error) { failure } else { failure.hint(ENGINE_WENT) });
+            }
         }
     }
     view.close();
     Ok(())
+}
+
+const ENGINE_WENT: &str = "the connection to the Docker engine ended in the midst of the build: does the engine run (`docker info`)? \
+                           nothing was pushed or switched; run the job again";
+
+/// Whether the engine itself says why the build failed.
+fn is_build(error: &bollard::errors::Error) -> bool {
+    use bollard::errors::Error;
+    matches!(error, Error::DockerStreamError { .. } | Error::DockerResponseServerError { .. })
 }
 
 fn offers(job: &Job<'_>, store: &Store) -> Result<Offers> {
