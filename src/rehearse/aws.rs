@@ -38,6 +38,9 @@ fn timely(shared: &Shared, asked: &Asked) -> Response {
     let region = region(asked);
     let mut world = shared.world();
     match target.split_once('.') {
+        Some(("AmazonEC2ContainerRegistry_V20150921", _)) if world.throttled.is_some_and(|nth| world.arrived.is_multiple_of(nth)) => {
+            error(400, "ThrottlingException", "Rate exceeded")
+        }
         Some(("AmazonEC2ContainerRegistry_V20150921", action)) => ecr(&mut world, action, &asked.json()),
         Some(("AmazonEC2ContainerServiceV20141113", action)) => super::ecs::answer(&mut world, action, &asked.json()),
         Some(("Logs_20140328", action)) => super::ecs::lines(&mut world, action, &asked.json()),

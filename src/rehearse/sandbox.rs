@@ -55,6 +55,8 @@ pub struct World {
     pub s3: super::s3::Storage,
     /// Queues that answer "access denied".
     pub denied_queues: Vec<String>,
+    /// Every so manieth request to ECR is throttled.
+    pub throttled: Option<usize>,
     /// By how many seconds AWS's clock is ahead of ours.
     pub aws_clock: i64,
     /// How long the sessions of roles last, in seconds; an hour when nothing is said.

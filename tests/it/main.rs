@@ -34,6 +34,7 @@ mod forks;
 mod gitlab;
 mod gitops;
 mod heroku;
+mod hostile;
 mod hotfix;
 mod image;
 mod init;

@@ -54,10 +54,10 @@ impl Proxy {
         Self { address, rules }
     }
 
-    /// A proxy between a world's runs and all of its sandbox but the engine.
+    /// A proxy between a world's runs and its sandbox.
     pub fn before(world: &mut World) -> Self {
         let proxy = Self::start(&world.sandbox.address);
-        for name in ["GITHUB_API_URL", "AWS_ENDPOINT_URL", "TIDEGATE_REGISTRY_ENDPOINTS"] {
+        for name in ["GITHUB_API_URL", "AWS_ENDPOINT_URL", "TIDEGATE_REGISTRY_ENDPOINTS", "DOCKER_HOST"] {
             let there = world.get(name).replace(&world.sandbox.address, &proxy.address);
             world.var(name, there);
         }
@@ -69,6 +69,11 @@ impl Proxy {
     /// From now on.
     pub fn rule(&self, on: &'static str, times: usize, how: Break) {
         self.rules.lock().unwrap().push(Rule { on, times, how });
+    }
+
+    /// Nothing is broken any more.
+    pub fn heal(&self) {
+        self.rules.lock().unwrap().clear();
     }
 
     /// Rules that have not come true.
@@ -96,6 +101,9 @@ fn pass(mut client: TcpStream, upstream: &str, rules: &Rules) -> std::io::Result
         return Ok(());
     }
     let mut server = TcpStream::connect(upstream)?;
+    if head.to_lowercase().contains("\r\nupgrade:") {
+        return tunnel(client, server, &head, &body);
+    }
     server.write_all(alone(&head).as_bytes())?;
     server.write_all(&body)?;
     let mut piece = [0_u8; 16 * 1024];
@@ -116,6 +124,18 @@ fn pass(mut client: TcpStream, upstream: &str, rules: &Rules) -> std::io::Result
             return Ok(());
         }
     }
+}
+
+/// A connection that becomes something else: both ways, as it is.
+fn tunnel(mut client: TcpStream, mut server: TcpStream, head: &str, body: &[u8]) -> std::io::Result<()> {
+    server.write_all(head.as_bytes())?;
+    server.write_all(body)?;
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    std::thread::spawn(move || {
+        let _ended = std::io::copy(&mut from, &mut to);
+        to.shutdown(std::net::Shutdown::Write)
+    });
+    std::io::copy(&mut server, &mut client).map(drop)
 }
 
 fn taken(rules: &Rules, line: &str) -> Option<Break> {
