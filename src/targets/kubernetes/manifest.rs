@@ -113,6 +113,11 @@ fn files(folder: &Path, globs: &[String]) -> Result<Vec<(PathBuf, String)>> {
             false => walk(folder, &steady, &mut names, 0),
         }
         names.retain(|name| matcher.is_match(name) || *name == *glob);
+        if let Some(outside) = names.iter().find(|name| !is_inside(folder, name)) {
+            return Err(
+                wrong(outside, "it lies outside of the repository").hint("copy it into the repository: links are not followed out of it")
+            );
+        }
         if names.is_empty() {
             return Err(wrong(glob, "no file matches").hint("globs are relative to tidegate.yml, as k8s/preview/*.yaml"));
         }
@@ -121,6 +126,13 @@ fn files(folder: &Path, globs: &[String]) -> Result<Vec<(PathBuf, String)>> {
     found.sort();
     found.dedup();
     Ok(found.into_iter().map(|name| (folder.join(&name), name)).collect())
+}
+
+/// Whether a file, links followed, is in the repository of this folder, or in the folder where there is none.
+fn is_inside(folder: &Path, name: &str) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let root = folder.ancestors().find(|parent| parent.join(".git").exists()).unwrap_or(&folder);
+    folder.join(name).canonicalize().is_ok_and(|path| path.starts_with(root))
 }
 
 fn walk(folder: &Path, inside: &Path, names: &mut Vec<String>, depth: usize) {
@@ -215,5 +227,30 @@ mod tests {
             assert!(error.sentence.starts_with("m.yaml: ") && error.sentence.contains(why), "{}", error.sentence);
         }
         assert!(loaded(&[], &["k8s/*.yaml"]).unwrap_err().sentence.contains("no file matches"));
+    }
+
+    /// A file that is a link, a folder that is one, and a way up.
+    #[test]
+    fn links_and_ways_out_of_the_repository_are_refused() {
+        let (outside, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let text = "apiVersion: v1\nkind: A\nmetadata: {name: x}\n";
+        std::fs::write(outside.path().join("secret.yaml"), text).unwrap();
+        std::fs::create_dir(folder.path().join("k8s")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("secret.yaml"), folder.path().join("k8s/link.yaml")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), folder.path().join("linked")).unwrap();
+        let up = format!("../{}/secret.yaml", outside.path().file_name().unwrap().to_string_lossy());
+        for glob in ["k8s/link.yaml", "linked/secret.yaml", "linked/*.yaml", up.as_str()] {
+            let error = load(folder.path(), &[glob.to_owned()], &Values::default(), &mut |_| {}).unwrap_err();
+            assert!(error.sentence.contains("outside of the repository"), "{glob}: {}", error.sentence);
+        }
+        assert!(
+            load(folder.path(), &["k8s/*.yaml".into()], &Values::default(), &mut |_| {}).unwrap_err().sentence.contains("no file matches")
+        );
+        // What lies elsewhere in the same repository is no way out.
+        std::fs::create_dir_all(folder.path().join("services/api")).unwrap();
+        std::fs::create_dir(folder.path().join(".git")).unwrap();
+        std::fs::write(folder.path().join("k8s/web.yaml"), text).unwrap();
+        let found = load(&folder.path().join("services/api"), &["../../k8s/web.yaml".into()], &Values::default(), &mut |_| {});
+        assert_eq!(found.unwrap().len(), 1);
     }
 }
