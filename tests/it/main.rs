@@ -50,6 +50,7 @@ mod monorepo;
 mod never_twice;
 mod order;
 mod promotion;
+mod properties;
 mod proxy;
 mod pull_request;
 mod rehearse;
