@@ -146,6 +146,10 @@ impl Oci {
         self.login.as_ref()
     }
 
+    fn may_ask(&self, url: &url::Url) -> Result<()> {
+        http::leads_astray(url).map_or(Ok(()), |why| Err(self.failure(why)))
+    }
+
     /// What a registry names stands in an address next: `../../other/repository` is no digest.
     fn blob_url(&self, digest: &str) -> Result<String> {
         if !is_digest(digest) {
@@ -232,6 +236,7 @@ impl Oci {
             // Storage behind the registry has its own signed address: the authorization must not go there.
             let next = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
             let next = url::Url::parse(&url).and_then(|base| base.join(next)).map_err(|error| self.failure(error.to_string()))?;
+            self.may_ask(&next)?;
             response = http::send(&self.clock, self.client.get(next)).await.map_err(|why| self.failure(why))?;
         }
         self.expect(response, &format!("the blob {digest} cannot be read")).await
@@ -274,6 +279,7 @@ impl Oci {
         if here.scheme() == "https" && url.scheme() != "https" {
             return Err(self.failure("it wants uploads over plain HTTP".into()));
         }
+        self.may_ask(&url)?;
         let is_own = url.origin() == here.origin();
         let put = self.patient.put(url).header(header::CONTENT_TYPE, "application/octet-stream").header(header::CONTENT_LENGTH, size);
         let put = put.body(body).timeout(UPLOAD_LIMIT);
@@ -297,7 +303,9 @@ impl Oci {
                 return Ok(tags);
             }
             let response = self.expect(response, "the tags cannot be listed").await?;
-            let next = response.headers().get(header::LINK).and_then(|link| next_page(link.to_str().ok()?, &url));
+            let link = response.headers().get(header::LINK).and_then(|link| link.to_str().ok()).filter(|link| link.contains("next"));
+            let next = link.map(|link| next_page(link, &url).ok_or_else(|| self.failure("its list of tags goes on elsewhere".into())));
+            let next = next.transpose()?;
             let body = self.json(response, TAGS_LIMIT).await?;
             let listed = body.pointer("/tags").and_then(Value::as_array);
             tags.extend(listed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
@@ -337,6 +345,7 @@ impl Oci {
         if url.scheme() != "https" && self.base.starts_with("https://") {
             return Err(self.failure("it asks for the password over plain HTTP".into()));
         }
+        self.may_ask(&url)?;
         url.query_pairs_mut().append_pair("scope", &scope);
         if let Some(service) = fields.get("service") {
             url.query_pairs_mut().append_pair("service", service);

@@ -4,7 +4,7 @@ use super::wait::{Backoff, Clock};
 use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// How often a request is tried in all.
@@ -35,6 +35,7 @@ fn built(vars: &Vars, builder: reqwest::ClientBuilder) -> Result<reqwest::Client
     let mut builder = builder
         .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
+        .dns_resolver(Careful)
         .redirect(reqwest::redirect::Policy::none());
     for Bundle { name, path, pem } in bundles(vars)? {
         let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(name, &path, &error.to_string()))?;
@@ -43,6 +44,47 @@ fn built(vars: &Vars, builder: reqwest::ClientBuilder) -> Result<reqwest::Client
         }
     }
     builder.build().map_err(|error| Error::new(Reason::Internal, format!("no HTTP client can be made: {}", chain(&error))))
+}
+
+/// Looks names up, and knows none that lead to where clouds keep the credentials of a machine.
+struct Careful;
+
+impl reqwest::dns::Resolve for Careful {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let fine: Vec<SocketAddr> = found.into_iter().filter(|address| !is_metadata(address.ip())).collect();
+            if fine.is_empty() {
+                return Err(format!("{} leads to a link-local address, where clouds keep credentials", name.as_str()).into());
+            }
+            Ok(Box::new(fine.into_iter()) as reqwest::dns::Addrs)
+        })
+    }
+}
+
+/// Whether this is where a cloud's metadata service answers, in any of its spellings.
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
+fn is_metadata(address: IpAddr) -> bool {
+    const OF_EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6 == OF_EC2 || v6.is_unicast_link_local(),
+    }
+}
+
+/// Why an address that an answer gave is not asked: it is no web address, or it leads to a cloud's credentials.
+pub fn leads_astray(url: &url::Url) -> Option<String> {
+    let literal = match url.host() {
+        Some(url::Host::Ipv4(v4)) => Some(IpAddr::V4(v4)),
+        Some(url::Host::Ipv6(v6)) => Some(IpAddr::V6(v6)),
+        Some(url::Host::Domain(_)) | None => None,
+    };
+    let why = match (url.scheme(), url.host(), literal) {
+        ("http" | "https", _, Some(address)) if is_metadata(address) => "a link-local address, where clouds keep credentials",
+        ("http" | "https", Some(_), _) => return None,
+        _other => "no web address",
+    };
+    Some(format!("its answer leads to {}, {why}", url.host_str().unwrap_or_else(|| url.scheme())))
 }
 
 /// A file with certificates to trust besides those of the system.
@@ -136,4 +178,39 @@ pub async fn limited(mut answer: Response, limit: usize) -> std::result::Result<
         body.extend_from_slice(&piece);
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clouds_credentials_are_asked_by_nobody() {
+        for astray in [
+            "http://169.254.169.254/latest/meta-data/",
+            "https://[::ffff:169.254.169.254]/",
+            "http://[::ffff:a9fe:a9fe]/",
+            "http://2852039166/",
+            "http://0xa9.0xfe.0xa9.0xfe/",
+            "http://[fd00:ec2::254]/",
+            "http://[fe80::1]/",
+            "file:///etc/passwd",
+            "ftp://registry.example/",
+            "unix:/var/run/docker.sock",
+        ] {
+            assert!(leads_astray(&url::Url::parse(astray).unwrap()).is_some(), "{astray}");
+        }
+        for fine in ["https://registry.example/v2/", "http://127.0.0.1:5000/", "http://10.0.0.7/"] {
+            assert_eq!(leads_astray(&url::Url::parse(fine).unwrap()), None, "{fine}");
+        }
+    }
+
+    /// A name is judged by what it leads to.
+    #[tokio::test]
+    async fn a_name_that_leads_there_is_not_known() {
+        use reqwest::dns::Resolve;
+        let look = |name: &str| Careful.resolve(name.parse().unwrap());
+        assert!(look("169.254.169.254").await.is_err_and(|why| why.to_string().contains("link-local")));
+        assert_eq!(look("127.0.0.1").await.unwrap().count(), 1);
+    }
 }

@@ -145,6 +145,25 @@ fn an_answer_that_leads_elsewhere_takes_no_token_along() {
     }
 }
 
+/// A registry may send its clients on, but not to where a cloud keeps the credentials of the machine, and not to a file.
+#[test]
+fn a_registry_leads_nobody_to_a_clouds_credentials() {
+    for (on, status, header, value) in [
+        ("GET /v2/demo", 401, "www-authenticate", "Bearer realm=\"http://169.254.169.254/latest/meta-data/iam\",service=\"registry\""),
+        ("GET /v2/demo", 401, "www-authenticate", "Bearer realm=\"http://[::ffff:a9fe:a9fe]/token\""),
+        ("GET /v2/demo/blobs", 307, "location", "http://2852039166/latest/meta-data/"),
+        ("GET /v2/demo/blobs", 307, "location", "file:///etc/passwd"),
+    ] {
+        let mut world = World::new();
+        world.sandbox.with(|outside| {
+            outside.faults.push(Fault { on, times: 50, status, headers: vec![(header, value)], body: Value::Null, after_effect: false });
+        });
+        let ran = world.pushed().run(&["run"]);
+        assert_eq!((ran.code, ran.count("PATCH /kube")), (1, 0), "{value}: {}", ran.err);
+        assert!(ran.err.contains("its answer leads to"), "{value}: {}", ran.err);
+    }
+}
+
 /// An answer without an end is given up at its limit.
 #[test]
 fn an_answer_without_an_end_is_given_up() {

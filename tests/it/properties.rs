@@ -183,7 +183,7 @@ proptest! {
         let (first, second) = (planned(&sha, 1_700_000_000), planned(&sha, 1_700_000_000 + later));
         prop_assert_eq!(&first.hash, &second.hash);
         prop_assert_eq!(serde_json::to_string(&first).unwrap(), serde_json::to_string(&second).unwrap());
-        let flipped = if sha.starts_with('0') { format!("1{}", &sha[1..]) } else { format!("0{}", &sha[1..]) };
+        let flipped = format!("{}{}", if sha.starts_with('0') { '1' } else { '0' }, &sha[1..]);
         prop_assert_ne!(&first.hash, &planned(&flipped, 1_700_000_000).hash);
     }
 }
