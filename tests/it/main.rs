@@ -55,6 +55,7 @@ mod proxy;
 mod pull_request;
 mod rehearse;
 mod release;
+mod reliability;
 mod rollback;
 mod scan;
 mod serve;
