@@ -206,11 +206,43 @@ impl Checkout {
     fn git(&self, args: &[&str]) -> Option<String> {
         let folder = std::fs::canonicalize(&self.folder).ok()?;
         // Reading must not write: `git status` would refresh the index beside another image's context being packed.
-        let mut all = vec!["--no-optional-locks", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"];
+        let mut all = vec!["--no-optional-locks"];
+        all.extend(GIT_SETTINGS.iter().flat_map(|setting| ["-c", setting]));
         all.extend(args);
         process::read("git", &all, &folder)
     }
 }
+
+/// Whether a path, links followed, is in the repository of this folder, or in the folder where there is none.
+pub fn is_inside(folder: &Path, name: &str) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let root = folder.ancestors().find(|parent| parent.join(".git").exists()).unwrap_or(&folder);
+    folder.join(name).canonicalize().is_ok_and(|path| path.starts_with(root))
+}
+
+/// The text of a file that the configuration names; or why it is not read. Links lead nobody to other files of the machine.
+pub fn read_named(folder: &Path, name: &str, limit: u64) -> std::result::Result<String, String> {
+    let path = folder.join(name);
+    let about = std::fs::metadata(&path).map_err(|error| error.to_string())?;
+    if !is_inside(folder, name) {
+        return Err("it lies outside of the repository".into());
+    }
+    if !about.is_file() || about.len() > limit {
+        return Err(format!("it is no file of at most {limit} bytes"));
+    }
+    std::fs::read_to_string(&path).map_err(|error| error.to_string())
+}
+
+/// No program is started by what stands in a checkout: a monitor, a hook, a remote that is a command, a checker of signatures, or a
+/// committed folder that looks like a repository with filters of its own.
+const GIT_SETTINGS: [&str; 6] = [
+    "safe.directory=*",
+    "safe.bareRepository=explicit",
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "protocol.ext.allow=never",
+    "log.showSignature=false",
+];
 
 /// Whether git reads this as a name and nothing more: no option, range or revision syntax.
 fn is_plain(name: &str) -> bool {

@@ -37,7 +37,11 @@ fn main() -> ExitCode {
         };
         let _untold = outputs::write(&Report::of_error(error), None, &world);
     });
-    match line.and_then(|line| dispatch(&parse(line, &vars, &console).command, vars, &console)) {
+    let carried = line.and_then(|line| match parse(line, &vars, &console) {
+        Ok(cli) => dispatch(&cli.command, vars, &console),
+        Err(code) => Ok(code),
+    });
+    match carried {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             console.error(error.reason.name(), &error.lines());
@@ -46,10 +50,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Parses the command line. Help and mistakes end the process here, as clap has it; a mistake in a step leaves outputs.
-fn parse(line: Vec<String>, vars: &Vars, console: &Console) -> Cli {
-    Cli::try_parse_from(line).unwrap_or_else(|mistake| {
-        if mistake.exit_code() != 0 {
+/// Parses the command line, or says what is wrong with it, or helps; then the exit code. A mistake in a step leaves outputs.
+fn parse(line: Vec<String>, vars: &Vars, console: &Console) -> std::result::Result<Cli, u8> {
+    Cli::try_parse_from(line).map_err(|mistake| {
+        if mistake.exit_code() == 0 {
+            mistake.exit(); // help and version, on stdout
+        } else {
             let first = mistake.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
             let error = Error::new(Reason::InputInvalid, first);
             let world = World {
@@ -61,8 +67,10 @@ fn parse(line: Vec<String>, vars: &Vars, console: &Console) -> Cli {
                 detour: None,
             };
             let _untold = outputs::write(&Report::of_error(&error), None, &world);
+            // Words of others may be in it: an input of the step, a name.
+            mistake.to_string().trim_end().lines().for_each(|line| console.line(line));
+            u8::try_from(mistake.exit_code()).unwrap_or(2)
         }
-        mistake.exit()
     })
 }
 

@@ -45,8 +45,11 @@ impl Vars {
 pub fn for_plain_programs() -> impl Iterator<Item = (OsString, OsString)> {
     const NAMES: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "SSH_AUTH_SOCK", "SSL_CERT_FILE"];
     const BEGINNINGS: [&str; 4] = ["GIT_", "LC_", "LANG", "XDG_"];
+    // The checkout is the folder that is said, not one that a variable names.
+    const ELSEWHERE: [&str; 4] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"];
     let needed = |name: &str| {
-        NAMES.contains(&name) || BEGINNINGS.iter().any(|start| name.starts_with(start)) || name.to_lowercase().ends_with("_proxy")
+        let is_known = NAMES.contains(&name) || BEGINNINGS.iter().any(|start| name.starts_with(start));
+        !ELSEWHERE.contains(&name) && (is_known || name.to_lowercase().ends_with("_proxy"))
     };
     std::env::vars_os().filter(move |(name, _)| name.to_str().is_some_and(needed))
 }

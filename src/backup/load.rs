@@ -5,6 +5,7 @@ use super::clean::{Cleaner, Dialect};
 use super::restore::{Found, Into, Target, TargetKind, Wanted};
 use super::unpack::{Margins, unpack_all};
 use super::{Database, Maker, command_line, postgres};
+use crate::checkout::read_named;
 use crate::config::{self, Scrub, Source};
 use crate::error::{Error, Reason, Result};
 use crate::report::{outputs::random, size};
@@ -24,6 +25,8 @@ use tokio::sync::mpsc;
 /// Keeps the client of MariaDB from running programs; older ones and MySQL's take it for a comment.
 const SANDBOX: &[u8] = b"/*M!999999\\- enable the sandbox mode */\n";
 /// How much SQL is moved at a time.
+/// A scrub file is written by people.
+const SCRUB_LIMIT: u64 = 16 * 1024 * 1024;
 const CHUNK: usize = 256 * 1024;
 
 /// A restore while it goes on.
@@ -300,9 +303,9 @@ impl Restoring<'_> {
             Scrub::Command(_) => None,
         });
         let read = |file: &String| {
-            let text = std::fs::read_to_string(self.maker.folder.join(file));
+            let text = read_named(self.maker.folder, file, SCRUB_LIMIT);
             text.map(|text| format!("{text}\n"))
-                .map_err(|error| Error::new(Reason::ConfigInvalid, format!("the scrub file {file} cannot be read: {error}")))
+                .map_err(|why| Error::new(Reason::ConfigInvalid, format!("the scrub file {file} cannot be read: {why}")))
         };
         let control = regex::Regex::new(r"(?im)^\s*(BEGIN|COMMIT|ROLLBACK|START\s+TRANSACTION)(\s+(WORK|TRANSACTION))?\s*;");
         let own = |text: &String| control.as_ref().is_ok_and(|control| control.is_match(text));

@@ -3,8 +3,9 @@
 //! <https://docs.github.com/rest/deployments/deployments>
 
 use super::DeploymentState;
-use super::github::{GitHub, cut, encode};
+use super::github::{GitHub, encode};
 use crate::error::{Error, Reason, Result};
+use crate::tools::console::cut;
 use http::Method;
 use serde_json::{Value, json};
 

@@ -165,7 +165,7 @@ impl GitLab {
             DeploymentState::Failure => CommitStatusState::Failed,
             DeploymentState::Error | DeploymentState::Inactive => CommitStatusState::Canceled,
         };
-        let description = super::github::cut(status.description, 255);
+        let description = crate::tools::console::cut(status.description, 255);
         let mut builder = CreateCommitStatus::builder();
         builder.project(&self.project).commit(sha).state(state).name(name).description(description.as_str());
         if let Some(url) = status.log_url {

@@ -249,7 +249,7 @@ impl Builder<'_> {
     /// A command for people; what is not known yet stays as it is written.
     pub(super) fn shown(&self, argv: &[String]) -> String {
         let words: Vec<String> = argv.iter().map(|word| self.values.fill(word).unwrap_or_else(|_later| word.clone())).collect();
-        crate::forge::github::cut(&words.join(" "), 80)
+        crate::tools::console::cut(&words.join(" "), 80)
     }
 
     /// Process types and the images they run: `web` runs the only one when nothing is said.

@@ -2,6 +2,7 @@
 
 use super::oci::{Login, MANIFEST_TYPES, Manifest};
 use super::{EcrHost, Repository};
+use crate::checkout::read_named;
 use crate::config::{EnsureMode, EnsureRepository, Mutability, MutabilityMode, RepositoryTemplate};
 use crate::error::{Error, Reason, Result};
 use crate::tools::aws::{self, Access};
@@ -14,6 +15,9 @@ use aws_sdk_ecr::types::{
     ImageTagMutabilityExclusionFilter, ImageTagMutabilityExclusionFilterType, Tag,
 };
 use base64::Engine;
+
+/// ECR takes at most 30,720 characters.
+const POLICY_LIMIT: u64 = 128 * 1024;
 
 /// A repository on ECR.
 #[derive(Clone)]
@@ -188,8 +192,8 @@ impl Ecr {
             Err(error) => return Err(self.failure("it cannot be created", "ecr:CreateRepository", &error)),
         }
         if let Some(path) = &template.lifecycle {
-            let policy = std::fs::read_to_string(folder.join(path))
-                .map_err(|error| Error::new(Reason::ConfigInvalid, format!("the lifecycle policy {path} cannot be read: {error}")))?;
+            let policy = read_named(folder, path, POLICY_LIMIT)
+                .map_err(|why| Error::new(Reason::ConfigInvalid, format!("the lifecycle policy {path} cannot be read: {why}")))?;
             let request = self.client.put_lifecycle_policy().registry_id(&self.host.account).repository_name(&self.repository.path);
             let sent = request.lifecycle_policy_text(policy).send().await;
             sent.map_err(|error| self.failure("its lifecycle policy cannot be set", "ecr:PutLifecyclePolicy", &error))?;

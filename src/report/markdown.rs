@@ -12,7 +12,7 @@ pub fn section(report: &Report) -> String {
     if let Some(error) = &report.error {
         text.push_str(&format!("**{}** `{}`\n\n", escape(&error.sentence), error.reason));
         if !error.detail.is_empty() {
-            text.push_str(&format!("```text\n{}\n```\n\n", error.detail.join("\n").replace("```", "'''")));
+            text.push_str(&format!("```text\n{}\n```\n\n", fenced(&error.detail)));
         }
         if let Some(hint) = &error.hint {
             text.push_str(&format!("→ {}\n\n", escape(hint).replace("\\`", "`"))); // our own words: code stays code
@@ -58,7 +58,7 @@ fn mark(verdict: Verdict) -> &'static str {
 
 fn rows(report: &Report) -> Vec<String> {
     let mut rows: Vec<String> = Vec::new();
-    rows.extend(report.urls.get("environment").map(|url| format!("| url | <{url}> |\n")));
+    rows.extend(report.urls.get("environment").map(|url| format!("| url | {} |\n", link(url))));
     for image in &report.images {
         let name = image.r#ref.split('@').next().unwrap_or_default();
         rows.push(format!("| image `{}` | `{name}`<br>`{}` ({}, {}) |\n", image.name, image.digest, size(image.size), image.how));
@@ -98,11 +98,25 @@ fn footer(report: &Report) -> String {
     parts.join(" · ")
 }
 
+/// Lines of others for a fence that they cannot close.
+fn fenced(lines: &[String]) -> String {
+    lines.join("\n").replace("```", "'''").chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// An address that a platform may have given, as a link of its own; what is none stays text.
+fn link(address: &str) -> String {
+    match url::Url::parse(address) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => format!("<{}>", url.as_str().replace('|', "%7C")),
+        Ok(_) | Err(_) => escape(address),
+    }
+}
+
 /// Text of others (names, messages) that must not become markup, mentions or commands.
 pub fn escape(text: &str) -> String {
     let mut safe = String::new();
     for c in text.chars() {
         match c {
+            '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '|' | '`' | '*' | '[' | ']' | '\\' | '#' => {
@@ -123,6 +137,28 @@ pub fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What markup escapes would not be found in what was escaped.
+    #[test]
+    fn a_secret_with_markup_in_it_is_cleaned_first() {
+        use crate::error::{Error, Reason};
+        use crate::tools::{redact::Redactor, secret::Secret};
+        let value = "p@ss*w#rd[1]<long>";
+        let redactor = Redactor::default();
+        redactor.learn(&Secret::new(value));
+        let error =
+            Error::new(Reason::TargetFailed, format!("it says {value}")).hint(format!("look at {value}")).detail(vec![value.to_owned()]);
+        let section = section(&Report::of_error(&error).cleaned(&redactor));
+        assert!(!section.contains("ss\\*w") && !section.contains("w#rd") && section.matches("\\*\\*\\*").count() >= 2, "{section}");
+    }
+
+    #[test]
+    fn an_address_is_one_link_or_none() {
+        assert_eq!(link("https://web.example/a?b=1"), "<https://web.example/a?b=1>");
+        let hostile = link("https://web.example/> | [x](https://evil.example) <b>");
+        assert!(hostile.matches(['<', '>']).count() == 2 && !hostile.contains([' ', '|']), "{hostile}");
+        assert!(!link("javascript:alert(1)//<b>").contains('<'));
+    }
 
     #[test]
     fn foreign_text_stays_text() {

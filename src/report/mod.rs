@@ -5,6 +5,7 @@ use crate::context::Outcome;
 use crate::error::{Error, Reason, Verdict};
 use crate::plan::Plan;
 use crate::registry::Pushed;
+use crate::tools::redact::Redactor;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -139,6 +140,28 @@ pub enum StepOutcome {
 }
 
 impl Report {
+    /// The same without secrets. Markup comes afterwards: what it escapes would not be found any more.
+    #[must_use]
+    pub fn cleaned(&self, redactor: &Redactor) -> Self {
+        let mut report = self.clone();
+        let clean = |text: &mut String| *text = redactor.clean(text);
+        [&mut report.sentence, &mut report.gone_because, &mut report.place].into_iter().for_each(clean);
+        report.version.iter_mut().for_each(clean);
+        report.urls.values_mut().for_each(clean);
+        report.images.iter_mut().for_each(|image| clean(&mut image.r#ref));
+        report.steps.iter_mut().for_each(|step| clean(&mut step.note));
+        for target in &mut report.targets {
+            clean(&mut target.detail);
+            target.url.iter_mut().for_each(clean);
+        }
+        if let Some(error) = &mut report.error {
+            clean(&mut error.sentence);
+            error.hint.iter_mut().for_each(clean);
+            error.detail.iter_mut().for_each(clean);
+        }
+        report
+    }
+
     /// Where the first target that knows says that it can be seen.
     pub fn target_url(&self) -> Option<String> {
         self.targets.iter().find_map(|target| target.url.clone())

@@ -39,8 +39,9 @@ pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<
     // Later steps see the workspace elsewhere: its own part of a path says nothing to them.
     let workspace = vars.get("GITHUB_WORKSPACE").or_else(|| vars.get("CI_PROJECT_DIR")).map(Path::new);
     let report_file = report_file.map(|path| workspace.and_then(|folder| path.strip_prefix(folder).ok()).unwrap_or(path));
+    let cleaned = report.cleaned(world.console.redactor());
     if let Some(path) = vars.get("GITHUB_OUTPUT") {
-        let text: String = outputs(report, report_file).iter().map(|(name, value)| heredoc(name, value)).collect();
+        let text: String = outputs(&cleaned, report_file).iter().map(|(name, value)| heredoc(name, value)).collect();
         if let Err(error) = append(path, &text) {
             warnings.push(format!("the outputs cannot be written to {path}: {error}"));
         }
@@ -60,7 +61,7 @@ pub fn write(report: &Report, report_file: Option<&Path>, world: &World) -> Vec<
     }
     if let Some(path) = vars.get("GITHUB_STEP_SUMMARY")
         && Inputs::of(vars).flag("summary", true).unwrap_or(true)
-        && let Err(error) = append(path, &format!("{}\n", world.console.redactor().clean(&markdown::summary(report))))
+        && let Err(error) = append(path, &format!("{}\n", world.console.redactor().clean(&markdown::summary(&cleaned))))
     {
         warnings.push(format!("the summary cannot be written to {path}: {error}"));
     }

@@ -128,7 +128,7 @@ impl<'a> Teller<'a> {
         let switched = !report.targets.is_empty();
         let Some(sha) = report.commit.as_deref().filter(|sha| switched && Some(*sha) != own && gitlab.has_access_token()) else { return };
         let name = format!("tidegate/{}", report.place);
-        let description = report.headline();
+        let description = report.cleaned(self.world.console.redactor()).headline();
         let (state, log_url) = (state_of(report.verdict), self.log_url.as_deref());
         let status = DeploymentStatus { id: 0, state, description: &description, log_url, environment_url: None };
         if let Err(error) = gitlab.set_commit_status(sha, &name, &status).await {
@@ -179,7 +179,8 @@ impl<'a> Teller<'a> {
         let wanted = said && self.mode != CommentMode::Never;
         let create = failed || self.mode == CommentMode::Always;
         let (true, Some(pr)) = (wanted, self.pull_request) else { return };
-        let text = self.world.console.redactor().clean(&markdown::section(report));
+        let redactor = self.world.console.redactor();
+        let text = redactor.clean(&markdown::section(&report.cleaned(redactor)));
         let environment = report.environment.clone().unwrap_or_else(|| "run".into());
         let plan = format!("plan `{}`", report.plan_hash);
         let keep = match report.verdict {

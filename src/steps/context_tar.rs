@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+/// The longest file of rules that is read, in bytes.
+const IGNORE_LIMIT: u64 = 1024 * 1024;
+
 /// A rule of `.dockerignore`.
 struct Rule {
     glob: Glob,
@@ -22,6 +25,11 @@ impl Ignore {
     pub fn read(context: &Path, dockerfile: &str) -> Result<Self> {
         let own = context.join(format!("{dockerfile}.dockerignore"));
         let path = if own.is_file() { own } else { context.join(".dockerignore") };
+        let about = std::fs::metadata(&path);
+        if about.as_ref().is_ok_and(|about| !about.is_file() || about.len() > IGNORE_LIMIT) {
+            let sentence = format!("{} is no file of at most {IGNORE_LIMIT} bytes", path.display());
+            return Err(Error::new(Reason::ConfigInvalid, sentence));
+        }
         match std::fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text).map_err(|why| Error::new(Reason::ConfigInvalid, format!("{}: {why}", path.display()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self(Vec::new())),

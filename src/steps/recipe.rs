@@ -1,7 +1,7 @@
 //! What an image is made from, as a hash: of a commit, or of the files that `paths` names, and of how it is built.
 
 use super::image::Job;
-use crate::checkout::Checkout;
+use crate::checkout::{Checkout, is_inside};
 use crate::error::{Error, Reason, Result};
 use crate::tools::glob::Glob;
 use crate::version::hex;
@@ -40,6 +40,10 @@ impl Recipe {
     pub fn of(job: &Job<'_>) -> Result<Self> {
         let build = &job.image.build;
         let context = job.folder.join(&build.image.context);
+        if context.exists() && !is_inside(job.folder, &build.image.context) {
+            let sentence = format!("image {}: the context {} lies outside of the repository", job.image.name, build.image.context);
+            return Err(Error::new(Reason::ConfigInvalid, sentence).hint("a context is a folder of the checkout, and no link out of it"));
+        }
         let exists = |file: &&String| context.join(file).is_file();
         let dockerfile = build.dockerfiles.iter().find(exists).or(build.dockerfiles.last()).cloned().unwrap_or_default();
         let mut identity = serde_json::json!({

@@ -153,7 +153,7 @@ pub fn shown(url: &str) -> String {
 /// The beginning of a text, on one line.
 pub fn beginning(text: &str) -> String {
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    crate::forge::github::cut(&line, 120)
+    crate::tools::console::cut(&line, 120)
 }
 
 #[cfg(test)]

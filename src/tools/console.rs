@@ -109,7 +109,8 @@ impl Console {
     /// One line of ours.
     pub fn line(&self, text: &str) {
         for line in text.split('\n') {
-            self.raw(&safe(&self.redactor.clean(line)));
+            // What is left out first would hide a secret, or make a command of two halves.
+            self.raw(&safe(&self.redactor.clean(&visible(line))));
         }
     }
 
@@ -136,7 +137,8 @@ impl Console {
     /// A line from the outside (a build, a pod). It cannot start a workflow command, nor move the cursor.
     pub fn relay(&self, source: &str, text: &str) {
         // Cleaned before it is cut: the beginning of a secret is a secret too.
-        let text: String = self.redactor.clean(text).chars().filter(|c| !c.is_control() || *c == '\t').take(4000).collect();
+        let plain: String = text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+        let text: String = self.redactor.clean(&plain).chars().take(4000).collect();
         self.line(&self.paint(&format!("    {source} | {text}"), |s| s.dim()));
     }
 
@@ -192,7 +194,7 @@ impl Console {
     }
 
     fn annotate(&self, kind: &str, title: &str, text: &str) {
-        let text = self.redactor.clean(text);
+        let text: String = text.split('\n').map(|line| safe(&self.redactor.clean(&visible(line)))).collect::<Vec<_>>().join("\n");
         self.raw(&format!("::{kind} title={}::{}", escape_property(title), escape_data(&text)));
     }
 
@@ -210,9 +212,39 @@ impl Console {
     }
 }
 
+/// The beginning of a text, up to the end of a word: a piece of a word may be a piece of a secret, which nobody would know.
+pub fn cut(text: &str, limit: usize) -> String {
+    if text.chars().count() <= limit {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(limit).collect();
+    let whole = head.rfind(char::is_whitespace).and_then(|at| head.get(..at)).unwrap_or_default();
+    format!("{}…", whole.trim_end())
+}
+
 /// So many of them, in words: 1 app, 2 apps.
 pub fn count(number: usize, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
+}
+
+/// A line without what moves a cursor, rings, or writes to a clipboard; colours stay.
+fn visible(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find(|c: char| c.is_control() && c != '\t') {
+        let (before, from) = rest.split_at(at);
+        shown.push_str(before);
+        let colour = from.strip_prefix("\u{1b}[").and_then(|code| Some((code, code.find(|c: char| !matches!(c, '0'..='9' | ';'))?)));
+        let length = match colour {
+            Some((code, end)) if code.get(end..).is_some_and(|end| end.starts_with('m')) => end + 3,
+            Some(_) | None => 0,
+        };
+        shown.push_str(from.get(..length).unwrap_or_default());
+        let taken = length.max(from.chars().next().map_or(1, char::len_utf8));
+        rest = from.get(taken..).unwrap_or_default();
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// A line that no CI system takes for a command: `::x::` counts at the start of a line, `##[x]` anywhere, and GitLab's
@@ -244,6 +276,25 @@ mod tests {
         speak(&Console::to(style, false, out.clone()));
         let bytes = out.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_out_makes_no_command_and_hides_no_secret() {
+        let text = said(Style::GitHub, |console| {
+            console.mask(&Secret::new("hunter2-is-long"));
+            console
+                .error("x", &["##\r[set-output name=a;]b \u{1b}]52;c;aGk=\u{7} \u{1b}[31mred\u{1b}[0m hunter2\0-is\u{8}-long".to_owned()]);
+        });
+        let text: String = text.lines().filter(|line| !line.starts_with("::add-mask::")).collect();
+        assert!(!text.contains("##[") && !text.contains("\u{1b}]") && !text.contains("hunter2") && !text.contains('\u{7}'), "{text:?}");
+        assert!(text.contains("\u{1b}[31mred\u{1b}[0m"), "colours stay: {text:?}");
+    }
+
+    #[test]
+    fn a_cut_leaves_no_piece_of_a_word() {
+        assert_eq!(cut("one two three", 9), "one two…");
+        assert_eq!(cut("hunter2hunter2", 9), "…");
+        assert_eq!(cut("short", 9), "short");
     }
 
     #[test]

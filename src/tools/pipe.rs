@@ -143,6 +143,6 @@ async fn tail(stream: impl AsyncRead + Unpin) -> Vec<String> {
         if kept.len() == TAIL {
             kept.pop_front();
         }
-        kept.push_back(String::from_utf8_lossy(&buffer).trim_end().chars().take(1000).collect());
+        kept.push_back(crate::tools::console::cut(String::from_utf8_lossy(&buffer).trim_end(), 1000));
     }
 }

@@ -245,7 +245,7 @@ impl<'a> Heard<'a> {
         if state.tail.len() == TAIL {
             state.tail.pop_front();
         }
-        state.tail.push_back(text.chars().take(1000).collect());
+        state.tail.push_back(crate::tools::console::cut(text, 1000));
         let before = state.shown;
         state.shown = before.saturating_add(text.len() + 1);
         let after = state.shown;

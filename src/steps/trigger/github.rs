@@ -197,7 +197,7 @@ impl Dispatch<'_> {
                 let names: Vec<String> = all.iter().map(name).collect();
                 let near = crate::config::problem::did_you_mean(named, names.iter().map(String::as_str));
                 let hint = near.map_or_else(
-                    || format!("it has {}", crate::forge::github::cut(&names.join(", "), 300)),
+                    || format!("it has {}", crate::tools::console::cut(&names.join(", "), 300)),
                     |near| format!("did you mean {near:?}?"),
                 );
                 Err(self.input(format!("{} has no workflow {named:?}", self.repository)).hint(hint))

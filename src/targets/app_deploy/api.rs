@@ -218,7 +218,7 @@ fn words(body: Option<&Value>) -> Option<String> {
 
 /// At most so much of foreign text, on one line.
 fn cut(text: &str) -> String {
-    crate::forge::github::cut(&text.split_whitespace().collect::<Vec<_>>().join(" "), 300)
+    crate::tools::console::cut(&text.split_whitespace().collect::<Vec<_>>().join(" "), 300)
 }
 
 fn location(answer: &Response) -> Option<String> {

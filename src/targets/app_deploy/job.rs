@@ -110,7 +110,7 @@ impl<'a> Job<'a> {
             "error" => Some(End::Failure),
             "finished" => Some(End::Finished),
             other => {
-                let other = crate::forge::github::cut(other, 100);
+                let other = crate::tools::console::cut(other, 100);
                 let sentence = format!("the server says that job {} is {other:?}: tidegate does not know what that means", self.id);
                 let error = Error::new(Reason::TargetFailed, sentence).detail(self.heard.tail());
                 return Err(Error { lost: true, ..error }.hint("known are starting, running, success, error and finished"));

@@ -60,7 +60,7 @@ impl Answer {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => format!("{name}: {why}"),
         });
         let fields: Vec<String> = fields.collect();
-        if fields.is_empty() { self.status.to_string() } else { crate::forge::github::cut(&fields.join("; "), 500) }
+        if fields.is_empty() { self.status.to_string() } else { crate::tools::console::cut(&fields.join("; "), 500) }
     }
 }
 

@@ -131,7 +131,7 @@ impl Job<'_> {
         let why = why.map(str::trim).find(|text| !text.is_empty());
         let fatal = heard.tail.iter().rev().find(|line| line.starts_with("fatal:")).filter(|_| self.awx.output == Output::Show);
         let why = why.map(|text| text.lines().last().unwrap_or(text).to_owned()).or_else(|| fatal.cloned());
-        let why = why.map(|why| format!(": {}", crate::forge::github::cut(&why, 300))).unwrap_or_default();
+        let why = why.map(|why| format!(": {}", crate::tools::console::cut(&why, 300))).unwrap_or_default();
         let what = match state {
             "canceled" => "was canceled in AWX".to_owned(),
             other => format!("ended {other}"),

@@ -96,7 +96,7 @@ impl Heard {
             self.tail.pop_front();
         }
         if job.awx.output == Output::Show {
-            self.tail.push_back(plain.chars().take(1000).collect());
+            self.tail.push_back(crate::tools::console::cut(plain, 1000));
             let before = self.shown;
             self.shown = before.saturating_add(plain.len() + 1);
             match (self.shown <= SHOWN_LIMIT, before <= SHOWN_LIMIT) {

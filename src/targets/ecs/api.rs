@@ -220,7 +220,7 @@ impl Said {
         let kind = kind.rsplit('#').next().unwrap_or(kind);
         let code = kind.split(':').next().unwrap_or(kind).to_owned();
         let message = text("message").or_else(|| text("Message")).unwrap_or_default();
-        Self { status, code, message: crate::forge::github::cut(message, 500) }
+        Self { status, code, message: crate::tools::console::cut(message, 500) }
     }
 
     /// The permission that is missing: named by AWS (it may be `iam:PassRole`), or that of the action.

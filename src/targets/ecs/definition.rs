@@ -1,6 +1,7 @@
 //! Task definitions as raw JSON: read, copied with another image, and loaded from a file.
 
 use super::{list, short, text};
+use crate::checkout::read_named;
 use crate::config::template::Values;
 use crate::error::{Error, Reason, Result};
 use crate::registry::{Repository, oci::digest_of};
@@ -180,14 +181,9 @@ fn forget_source(container: &mut Value) {
 
 /// The JSON of a file, as it is written.
 pub fn read(folder: &Path, file: &str) -> Result<Value> {
-    let path = folder.join(file);
-    let length = std::fs::metadata(&path).map_err(|error| {
-        wrong(file, format!("the task definition cannot be read: {error}")).hint("files are named relative to tidegate.yml")
+    let text = read_named(folder, file, FILE_LIMIT).map_err(|why| {
+        wrong(file, format!("the task definition cannot be read: {why}")).hint("files are named relative to tidegate.yml")
     })?;
-    if length.len() > FILE_LIMIT {
-        return Err(wrong(file, format!("it is {} bytes long; at most {FILE_LIMIT} are read", length.len())));
-    }
-    let text = std::fs::read_to_string(&path).map_err(|error| wrong(file, format!("the task definition cannot be read: {error}")))?;
     let value: Value = serde_json::from_str(&text).map_err(|error| wrong(file, format!("this is not JSON: {error}")))?;
     if !value.is_object() {
         return Err(wrong(file, "a task definition is a JSON object"));

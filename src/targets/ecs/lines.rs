@@ -133,7 +133,7 @@ impl<'a> Lines<'a> {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
-        self.tail.push_back(line.chars().take(1000).collect());
+        self.tail.push_back(crate::tools::console::cut(line, 1000));
     }
 }
 

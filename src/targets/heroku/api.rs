@@ -234,7 +234,7 @@ fn cancelled() -> Error {
 
 /// What Heroku says about an answer.
 fn words(answer: &Answer) -> String {
-    answer.text("/message").map_or_else(|| answer.status.to_string(), |text| crate::forge::github::cut(text.trim(), 300))
+    answer.text("/message").map_or_else(|| answer.status.to_string(), |text| crate::tools::console::cut(text.trim(), 300))
 }
 
 /// A success, or what is wrong.

@@ -166,7 +166,7 @@ impl Deploy<'_> {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         let last =
-            lines.iter().skip(lines.len().saturating_sub(LOG_LINES)).map(|line| format!("  {}", crate::forge::github::cut(line, 300)));
+            lines.iter().skip(lines.len().saturating_sub(LOG_LINES)).map(|line| format!("  {}", crate::tools::console::cut(line, 300)));
         std::iter::once(format!("last lines of {dyno}:")).chain(last).collect()
     }
 }

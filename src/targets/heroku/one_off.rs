@@ -163,7 +163,7 @@ impl Heard {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
-        self.tail.push_back(plain.chars().take(1000).collect());
+        self.tail.push_back(crate::tools::console::cut(&plain, 1000));
     }
 
     fn judge(&self, run: &HerokuRun, name: &str) -> Result<String> {

@@ -280,7 +280,7 @@ impl Deploy<'_> {
             heard.tail.pop_front();
         }
         self.site.world.console.relay("release", &plain);
-        heard.tail.push_back(plain.chars().take(1000).collect());
+        heard.tail.push_back(crate::tools::console::cut(&plain, 1000));
     }
 
     pub(super) async fn is_current(&self, version: u64) -> Result<()> {

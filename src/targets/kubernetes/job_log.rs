@@ -106,7 +106,7 @@ impl Heard {
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
-        self.tail.push_back(line.chars().take(1000).collect());
+        self.tail.push_back(crate::tools::console::cut(line, 1000));
         let before = self.shown;
         self.shown = before.saturating_add(line.len() + 1);
         if self.shown <= SHOWN_LIMIT {

@@ -1,5 +1,6 @@
 //! Manifests as files: globs, several documents in a file, placeholders in their texts.
 
+use crate::checkout::is_inside;
 use crate::config::problem::did_you_mean;
 use crate::config::template::{NAMES, Values};
 use crate::error::{Error, Reason, Result};
@@ -126,13 +127,6 @@ fn files(folder: &Path, globs: &[String]) -> Result<Vec<(PathBuf, String)>> {
     found.sort();
     found.dedup();
     Ok(found.into_iter().map(|name| (folder.join(&name), name)).collect())
-}
-
-/// Whether a file, links followed, is in the repository of this folder, or in the folder where there is none.
-fn is_inside(folder: &Path, name: &str) -> bool {
-    let Ok(folder) = folder.canonicalize() else { return false };
-    let root = folder.ancestors().find(|parent| parent.join(".git").exists()).unwrap_or(&folder);
-    folder.join(name).canonicalize().is_ok_and(|path| path.starts_with(root))
 }
 
 fn walk(folder: &Path, inside: &Path, names: &mut Vec<String>, depth: usize) {

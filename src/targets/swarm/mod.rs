@@ -4,6 +4,7 @@
 //! state of the update and the tasks themselves are what counts here.
 
 use super::{Life, Settled, Site, Work, live, rolled_back, set};
+use crate::checkout::read_named;
 use crate::config::{Restart, Rollback, Swarm};
 use crate::error::{Error, Reason, Result};
 use crate::registry::Pushed;
@@ -23,6 +24,8 @@ use engine::Manager;
 use rotate::{Held, Kind, Rotation};
 
 /// The lease under which a service was last changed.
+/// Docker takes configs of at most 1 MB.
+const CONFIG_LIMIT: u64 = 1024 * 1024;
 const LEASE: &str = "tidegate.dev/lease";
 /// How often an update is made anew because the service changed since it was read.
 const CONFLICTS: usize = 8;
@@ -281,8 +284,8 @@ impl<'a> Services<'a> {
         let mut rotations = Vec::new();
         for (base, source) in &self.swarm.configs {
             let file = self.fill(&source.file)?;
-            let content = std::fs::read_to_string(self.site.folder.join(&file))
-                .map_err(|error| Error::new(Reason::ConfigInvalid, format!("{file}, the swarm config {base}, cannot be read: {error}")))?;
+            let content = read_named(self.site.folder, &file, CONFIG_LIMIT)
+                .map_err(|why| Error::new(Reason::ConfigInvalid, format!("{file}, the swarm config {base}, cannot be read: {why}")))?;
             rotations.push(Rotation { kind: Kind::Config, base: base.clone(), content: crate::tools::secret::Secret::new(content) });
         }
         for (base, source) in &self.swarm.secrets {
