@@ -36,6 +36,9 @@ pub(crate) fn occasion(event: &Event, request: &Request, trust: &Trust) -> std::
     if !matches!(request, Request::Event | Request::PrClosed | Request::Sweep(_)) {
         trusted(event, trust)?; // a command by name does not make a stranger's run trustworthy
     }
+    if !matches!(request, Request::Event | Request::PrOpened | Request::PrClosed | Request::Sweep(_)) {
+        merged(event)?;
+    }
     match request {
         Request::Event => by_event(event, trust),
         Request::Merge => {
@@ -66,6 +69,37 @@ fn trusted(event: &Event, trust: &Trust) -> std::result::Result<(), Stop> {
         own_head(event)?;
     }
     has_secrets(event, trust)
+}
+
+/// What nobody has merged yet brings its own configuration: it decides about previews, and about nothing else.
+fn merged(event: &Event) -> std::result::Result<(), Stop> {
+    let is_proposal = match event.kind {
+        Kind::PullRequest | Kind::MergeRequest => event.merged != Some(true),
+        Kind::MergeGroup => true,
+        Kind::Unknown => event.pr.is_some(),
+        Kind::PushBranch
+        | Kind::PushTag
+        | Kind::BranchCreated
+        | Kind::TagCreated
+        | Kind::BranchDeleted
+        | Kind::TagDeleted
+        | Kind::PullRequestTarget
+        | Kind::PreviewStop
+        | Kind::Release
+        | Kind::WorkflowDispatch
+        | Kind::RepositoryDispatch
+        | Kind::Schedule
+        | Kind::WorkflowRun
+        | Kind::Deployment
+        | Kind::IssueComment
+        | Kind::Triggered
+        | Kind::Manual => false,
+    };
+    if !is_proposal {
+        return Ok(());
+    }
+    let why = "this run is about what is not merged yet, and its configuration may be changed there: it decides about previews alone";
+    Err(skip(Reason::EventUntrusted, why))
 }
 
 fn own_head(event: &Event) -> std::result::Result<(), Stop> {

@@ -121,7 +121,8 @@ impl<'a> Heroku<'a> {
     pub async fn fetch(&self, captured: &Captured) -> Result<impl AsyncRead + Unpin + use<>> {
         let lost = |why: String| Error::new(Reason::BackupFailed, format!("Heroku's backup {} cannot be fetched: {why}", captured.name));
         let client = http::client(&self.world.vars)?;
-        let answer = client.get(captured.url.expose()).send().await.map_err(|error| lost(chain(&error.without_url())))?;
+        let url = http::led_to(captured.url.expose()).map_err(lost)?;
+        let answer = client.get(url).send().await.map_err(|error| lost(chain(&error.without_url())))?;
         if !answer.status().is_success() {
             return Err(lost(format!("its address answers {}", answer.status())));
         }

@@ -1,9 +1,9 @@
 //! Rules of `tidegate.yml` that go across keys, which no schema can say.
 
 use super::problem::{Problem, did_you_mean};
-use super::template;
 use super::tree::Node;
 use super::{Config, Dockerfile, EnsureRepository, Environment, Gate, HotfixRule, Image, Promote, Target, When, WhenEvent};
+use super::{tag_pattern, template};
 use crate::tools::glob::Glob;
 use std::collections::BTreeMap;
 
@@ -250,9 +250,8 @@ impl Checker<'_> {
                 branch.except.iter().for_each(|glob| self.glob(path, glob));
             }
             When::Tag(tag) => {
-                if let Err(error) = regex::Regex::new(&tag.tag) {
-                    let last = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
-                    self.report(path, format!("{:?} is not a regular expression: {last}", tag.tag), "look at its brackets and backslashes");
+                if let Err(why) = tag_pattern(&tag.tag) {
+                    self.report(path, format!("{:?} is not a regular expression: {why}", tag.tag), "look at its brackets and backslashes");
                 }
             }
         }

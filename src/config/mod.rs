@@ -28,7 +28,7 @@ mod steps;
 mod support;
 mod targets;
 pub mod template;
-mod tree;
+pub(crate) mod tree;
 mod trigger;
 mod values;
 mod walk;
@@ -94,6 +94,19 @@ pub struct Config {
     /// The comment on the pull request.
     #[serde(default)]
     pub comment: CommentRules,
+}
+
+/// The regular expression of a tag, which has to fit as a whole; or why it is none.
+pub fn tag_pattern(pattern: &str) -> Result<regex::Regex, String> {
+    const LENGTH_LIMIT: usize = 1000;
+    if pattern.len() > LENGTH_LIMIT {
+        return Err(format!("it is longer than {LENGTH_LIMIT} bytes"));
+    }
+    // Alone first, so that what it lacks is said of what was written.
+    let built =
+        [pattern.to_owned(), format!("^(?:{pattern})$")].map(|text| regex::RegexBuilder::new(&text).size_limit(1024 * 1024).build());
+    let [alone, whole] = built.map(|built| built.map_err(|error| error.to_string().lines().last().unwrap_or_default().trim().to_owned()));
+    alone.and(whole)
 }
 
 /// Whether a text fits a glob in which `*` stands for anything. Globs are looked at when the file is read; one that is none fits nothing.

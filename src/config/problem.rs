@@ -1,6 +1,17 @@
 //! A mistake in `tidegate.yml`, shown with the line it is on.
 
 use crate::error::{Error, Reason};
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// How many mistakes of a file are shown.
+const MOST: usize = 50;
+/// How much of a line is shown, and of a word of the file, in characters.
+const WINDOW: usize = 160;
+const LONGEST: usize = 500;
+
+#[allow(clippy::expect_used)] // constant
+static LOGIN: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"://[^/@\s]*@").expect("a pattern"));
 
 /// A place in the file, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,29 +43,42 @@ pub fn error(file: &str, text: &str, mut problems: Vec<Problem>, reason: Reason)
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     };
-    let shown: Vec<String> = problems.iter().map(|problem| show(file, text, problem)).collect();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut shown: Vec<String> = problems.iter().take(MOST).map(|problem| show(file, &lines, problem)).collect();
+    if problems.len() > MOST {
+        shown.push(format!("and {} more", problems.len() - MOST));
+    }
     Error::new(reason, format!("{file} has {count}\n\n{}", shown.join("\n\n")))
 }
 
-fn show(file: &str, text: &str, problem: &Problem) -> String {
+/// A word of the file, which may be of any length and hold anything.
+fn word(text: &str) -> String {
+    let plain: String =
+        text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    if plain.chars().count() <= LONGEST { plain } else { format!("{}…", plain.chars().take(LONGEST).collect::<String>()) }
+}
+
+fn show(file: &str, lines: &[&str], problem: &Problem) -> String {
     let Place { line, column } = problem.place;
-    let path = if problem.path.is_empty() { String::new() } else { format!("  {}", problem.path) };
-    let mut shown = format!("{file}:{line}:{column}:{path}\n  {}", problem.message);
-    if let Some(source) = text.lines().nth(line.saturating_sub(1)) {
-        let source: String = without_logins(source).chars().take(160).collect();
-        let indent = " ".repeat(column.saturating_sub(1));
-        shown.push_str(&format!("\n  {line:>4} | {source}\n       | {indent}^"));
+    let path = if problem.path.is_empty() { String::new() } else { format!("  {}", word(&problem.path).replace('\n', " ")) };
+    let mut shown = format!("{file}:{line}:{column}:{path}\n  {}", word(&problem.message));
+    if let Some(source) = lines.get(line.saturating_sub(1)) {
+        // Of a long line what is around the place.
+        let before = column.saturating_sub(WINDOW / 2).min(column.saturating_sub(1));
+        let skipped = if column > WINDOW { before } else { 0 };
+        let source: String = source.chars().skip(skipped).take(WINDOW).collect();
+        let indent = " ".repeat(column.saturating_sub(1 + skipped));
+        shown.push_str(&format!("\n  {line:>4} | {}\n       | {indent}^", word(&without_logins(&source))));
     }
     if !problem.hint.is_empty() {
-        shown.push_str(&format!("\n  → {}", problem.hint));
+        shown.push_str(&format!("\n  → {}", word(&problem.hint)));
     }
     shown
 }
 
 /// An address may hold a login, which is a mistake here, and none to be repeated in a log.
 fn without_logins(line: &str) -> String {
-    let login = regex::Regex::new(r"://[^/@\s]*@");
-    login.map_or_else(|_never| line.to_owned(), |login| login.replace_all(line, "://***@").into_owned())
+    LOGIN.replace_all(line, "://***@").into_owned()
 }
 
 /// "did you mean", when one of the known names is close.

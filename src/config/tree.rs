@@ -3,6 +3,7 @@
 use super::problem::{Place, Problem};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_yaml::Value;
+use std::collections::BTreeMap;
 
 /// The largest file that is read, in bytes.
 pub const SIZE_LIMIT: usize = 1024 * 1024;
@@ -44,6 +45,40 @@ pub fn read(text: &str) -> Result<Node, Problem> {
     }
     let mut reader = Reader { events: Parser::new_from_str(text), nodes: 0, anchors: Vec::new() };
     reader.document()
+}
+
+/// How many values a text of YAML stands for, aliases counted, or no number when it is more than a limit. What is no YAML is left
+/// to its reader.
+pub fn weight(text: &str, limit: usize) -> Option<usize> {
+    let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+    // What is open: its anchor, and what is in it so far.
+    let mut open: Vec<(usize, usize)> = vec![(0, 0)];
+    for event in Parser::new_from_str(text) {
+        let Ok((event, _)) = event else { break };
+        let size = match event {
+            Event::Scalar(_, _, anchor, _) => {
+                sizes.insert(anchor, 1);
+                1
+            }
+            Event::Alias(id) => sizes.get(&id).copied().unwrap_or(1),
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+                open.push((anchor, 1));
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let (anchor, size) = open.pop().unwrap_or_default();
+                sizes.insert(anchor, size);
+                size
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => continue,
+        };
+        let (_, within) = open.last_mut()?;
+        *within = within.saturating_add(size);
+        if *within > limit {
+            return None;
+        }
+    }
+    Some(open.first().map_or(0, |(_, size)| *size))
 }
 
 fn problem(place: Place, message: impl Into<String>, hint: &str) -> Problem {

@@ -1,6 +1,6 @@
 //! Event + rules + facts → every question answered: which environment, which version, of which commit. Pure.
 
-use crate::config::{Config, HotfixRule, Loaded, When};
+use crate::config::{Config, HotfixRule, Loaded, When, tag_pattern};
 use crate::error::{Error, Reason, Result};
 use crate::event::directives::Directive;
 use crate::event::{Event, Kind, short};
@@ -114,7 +114,7 @@ pub fn is_claimed_by_pattern(config: &Config, decision: &Decision, tag: &str) ->
 }
 
 fn tag_fits(pattern: &str, tag: &str) -> bool {
-    regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(tag))
+    tag_pattern(pattern).is_ok_and(|regex| regex.is_match(tag))
 }
 
 /// Whether and why an environment claims the event.

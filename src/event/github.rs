@@ -318,7 +318,21 @@ impl Context<'_> {
         if !is_pull_request && !is_foreign && event.kind != Kind::MergeGroup {
             event.settle_default_branch();
         }
+        if event.kind == Kind::Unknown {
+            self.suspect(event);
+        }
         event.more.run = self.run();
+    }
+
+    /// An event that is not known may be about a pull request all the same: reviews are. Then it is as little trusted as that.
+    fn suspect(&self, event: &mut Event) {
+        let of_ref = event.r#ref.as_deref().and_then(|full| full.strip_prefix("refs/pull/")?.split('/').next()?.parse().ok());
+        let about = self.payload.pointer("/pull_request").filter(|pull| pull.is_object());
+        event.pr = about.and_then(|pull| pull.pointer("/number")?.as_u64()).or(of_ref);
+        if about.is_some() || of_ref.is_some() {
+            event.is_fork = about.map(|_| self.is_fork()); // nothing: unknown, which is no better
+            event.head_repo = self.text("/pull_request/head/repo/full_name");
+        }
     }
 
     fn run(&self) -> Run {

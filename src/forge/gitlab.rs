@@ -149,6 +149,7 @@ impl Client {
         if response.status().is_redirection() {
             let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
             let to = location.and_then(|location| asked.join(location).ok()).ok_or("a redirect to nowhere")?;
+            crate::tools::http::leads_astray(&to).map_or(Ok(()), Err)?;
             // Files of packages may lie in an object store, behind an address that is signed for one download.
             let download = is_download && (to.scheme() == "https" || asked.scheme() == "http");
             return match to.origin() == asked.origin() || download {

@@ -78,6 +78,14 @@ pub async fn gather(
             reachable(sha, event.default_branch.as_deref(), forge).await?;
         }
     }
+    // Who may write deployments need not be one who may merge.
+    if event.kind == Kind::Deployment
+        && event.more.deployment_environment.is_some()
+        && event.tag.is_none()
+        && let Some(sha) = &event.sha
+    {
+        reachable(sha, event.default_branch.as_deref(), forge).await?;
+    }
     if *request == Request::Event {
         let Told { taken, left, .. } = directives::told(event, config, forge).await?;
         (facts.directives, facts.notes) = (taken, left);
@@ -97,7 +105,9 @@ pub async fn gather(
     }
     if let Some(version) = named_version(event, request) {
         (facts.version_commit, facts.version_is_tag) = version_commit(config, &version, checkout, forge).await?;
-        if let (Kind::RepositoryDispatch, false, Some(commit)) = (event.kind, facts.version_is_tag, &facts.version_commit) {
+        if let (Kind::RepositoryDispatch | Kind::Deployment, false, Some(commit)) =
+            (event.kind, facts.version_is_tag, &facts.version_commit)
+        {
             reachable(commit, event.default_branch.as_deref(), forge).await?;
         }
     }
@@ -111,8 +121,8 @@ async fn reachable(sha: &str, default: Option<&str>, forge: &Forge) -> Result<()
     match forge.compare(default, sha).await? {
         Some(Ancestry::Same | Ancestry::Older) => Ok(()),
         Some(Ancestry::Newer | Ancestry::Diverged) | None => {
-            Err(Error::new(Reason::InputVersion, format!("the commit {sha} of the client_payload is not on {default}"))
-                .hint("send the commit of a merge, or a version"))
+            Err(Error::new(Reason::InputVersion, format!("the commit {sha} that was asked for is not on {default}"))
+                .hint("ask for the commit of a merge, or for a version that has a tag"))
         }
     }
 }

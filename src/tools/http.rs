@@ -4,7 +4,7 @@ use super::wait::{Backoff, Clock};
 use crate::error::{Error, Reason, Result};
 use crate::vars::Vars;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// How often a request is tried in all.
@@ -65,10 +65,21 @@ impl reqwest::dns::Resolve for Careful {
 /// Whether this is where a cloud's metadata service answers, in any of its spellings.
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
 fn is_metadata(address: IpAddr) -> bool {
-    const OF_EC2: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    const ELSEWHERE: [Ipv4Addr; 3] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
+    let of_v4 = |v4: Ipv4Addr| v4.is_link_local() || ELSEWHERE.contains(&v4);
     match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6 == OF_EC2 || v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => of_v4(v4),
+        IpAddr::V6(v6) => {
+            let [a, b, c, .., y, z] = v6.segments();
+            let embedded = match (a, b) {
+                (0x64, 0xff9b) | (0, 0) => Some((y, z)), // NAT64, and the old form
+                (0x2002, _) => Some((b, c)),             // 6to4
+                (_, _) => None,
+            };
+            let v4 = |(high, low): (u16, u16)| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+            // EC2 and EKS, and Google's.
+            (a, b) == (0xfd00, 0xec2) || (a, b) == (0xfd20, 0xce) || v6.is_unicast_link_local() || embedded.map(v4).is_some_and(of_v4)
+        }
     }
 }
 
@@ -85,6 +96,12 @@ pub fn leads_astray(url: &url::Url) -> Option<String> {
         _other => "no web address",
     };
     Some(format!("its answer leads to {}, {why}", url.host_str().unwrap_or_else(|| url.scheme())))
+}
+
+/// The address that an answer gave, if it may be asked.
+pub fn led_to(text: &str) -> std::result::Result<url::Url, String> {
+    let url = url::Url::parse(text).map_err(|error| format!("its answer gives no address: {error}"))?;
+    leads_astray(&url).map_or(Ok(url), Err)
 }
 
 /// A file with certificates to trust besides those of the system.
@@ -193,6 +210,13 @@ mod tests {
             "http://2852039166/",
             "http://0xa9.0xfe.0xa9.0xfe/",
             "http://[fd00:ec2::254]/",
+            "http://[fd00:ec2::23]/",
+            "http://[fd20:ce::254]/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://[2002:a9fe:a9fe::1]/",
+            "http://[::a9fe:a9fe]/",
+            "http://100.100.100.200/",
+            "http://168.63.129.16/",
             "http://[fe80::1]/",
             "file:///etc/passwd",
             "ftp://registry.example/",
@@ -200,7 +224,9 @@ mod tests {
         ] {
             assert!(leads_astray(&url::Url::parse(astray).unwrap()).is_some(), "{astray}");
         }
-        for fine in ["https://registry.example/v2/", "http://127.0.0.1:5000/", "http://10.0.0.7/"] {
+        for fine in
+            ["https://registry.example/v2/", "http://127.0.0.1:5000/", "http://[::1]:5000/", "http://10.0.0.7/", "http://[2600::1]/"]
+        {
             assert_eq!(leads_astray(&url::Url::parse(fine).unwrap()), None, "{fine}");
         }
     }

@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+/// A token is a few kilobytes long.
+const TOKEN_LIMIT: usize = 1024 * 1024;
+
 /// What AWS expects the token to be made for.
 const AUDIENCE: &str = "sts.amazonaws.com";
 /// How the sentence of a refusal begins, so that it is found in the SDK's chain of errors.
@@ -75,7 +78,7 @@ async fn mint(client: &reqwest::Client, url: &str, token: &Secret) -> std::resul
     if !answer.status().is_success() {
         return Err(format!("GitHub's identity service answers {}", answer.status()));
     }
-    let body: Value = answer.json().await.map_err(|error| http::chain(&error))?;
+    let body: Value = serde_json::from_slice(&http::limited(answer, TOKEN_LIMIT).await?).map_err(|error| http::chain(&error))?;
     let token = body.pointer("/value").and_then(Value::as_str);
     token.map(Secret::new).ok_or_else(|| "GitHub's identity service sends no token".into())
 }

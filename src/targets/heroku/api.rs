@@ -223,7 +223,7 @@ impl<'a> Api<'a> {
             Some(sandbox) => format!("{sandbox}/heroku{}", url.split_once("/heroku").map_or("", |(_, rest)| rest)),
             None => url.to_owned(),
         };
-        let answer = self.client.get(url).send().await.map_err(|error| chain(&error.without_url()))?;
+        let answer = self.client.get(http::led_to(&url)?).send().await.map_err(|error| chain(&error.without_url()))?;
         if answer.status().is_success() { Ok(answer) } else { Err(format!("it answers {}", answer.status())) }
     }
 }

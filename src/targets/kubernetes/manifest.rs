@@ -3,12 +3,15 @@
 use crate::checkout::is_inside;
 use crate::config::problem::did_you_mean;
 use crate::config::template::{NAMES, Values};
+use crate::config::tree;
 use crate::error::{Error, Reason, Result};
 use crate::tools::glob::Glob;
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// How many values a file may stand for; the largest definitions of custom resources have a tenth of it.
+const VALUE_LIMIT: usize = 300_000;
 /// The largest file, and how many objects a target may have.
 const FILE_LIMIT: u64 = 3 * 1024 * 1024;
 const OBJECT_LIMIT: usize = 1000;
@@ -152,6 +155,9 @@ fn documents(path: &Path, file: &str) -> Result<Vec<Value>> {
 
 /// The documents of a file's text.
 pub(crate) fn documents_of(text: &str, file: &str) -> Result<Vec<Value>> {
+    if tree::weight(text, VALUE_LIMIT).is_none() {
+        return Err(wrong(file, format!("it has more than {VALUE_LIMIT} values, aliases counted")));
+    }
     let mut documents = Vec::new();
     for document in serde_yaml::Deserializer::from_str(text) {
         let value = Value::deserialize(document).map_err(|error| wrong(file, format!("this is not YAML: {error}")))?;
@@ -246,5 +252,19 @@ mod tests {
         std::fs::write(folder.path().join("k8s/web.yaml"), text).unwrap();
         let found = load(&folder.path().join("services/api"), &["../../k8s/web.yaml".into()], &Values::default(), &mut |_| {});
         assert_eq!(found.unwrap().len(), 1);
+    }
+
+    /// Small to read, large to make.
+    #[test]
+    fn aliases_do_not_explode() {
+        let list = |n: usize, what: &str| vec![what; n].join(",");
+        let bomb = format!("a: &a [{}]\nb: [{}]\n", list(8000, "1"), list(8000, "*a"));
+        assert!(documents_of(&bomb, "k.yaml").unwrap_err().sentence.contains("aliases counted"));
+        let nested = (1..12).fold("x0: &x0 [1,1,1,1,1,1,1,1,1,1]\n".to_owned(), |text, n| {
+            format!("{text}x{n}: &x{n} [{}]\n", list(10, &format!("*x{}", n - 1)))
+        });
+        assert!(documents_of(&nested, "k.yaml").unwrap_err().sentence.contains("aliases counted"));
+        let fine = "a: &a {x: 1}\nb: *a\n---\nc: [1, 2]\n";
+        assert_eq!((documents_of(fine, "k.yaml").unwrap().len(), tree::weight(fine, 100)), (2, Some(14)));
     }
 }
