@@ -160,7 +160,7 @@ fn medians(cd: &Cd, ask: [&dyn Fn(&Cd); 2]) -> [u128; 2] {
 
 #[test]
 fn an_unknown_app_and_a_wrong_secret_are_one() {
-    let cd = Cd::new("limits: {wrong-secrets: 100000}\n");
+    let cd = Cd::new("limits: {wrong-secrets: 100000, requests: 100000}\n");
     let id = cd.deploy();
     cd.ended("my-app", &id);
     let get = |path: String, token: &str| cd.api("GET", &path, token);
