@@ -123,7 +123,10 @@ fn by_event(event: &Event, trust: &Trust) -> std::result::Result<Occasion, Stop>
         Kind::BranchDeleted | Kind::TagDeleted => {
             Err(skip(Reason::EventDeleted, format!("{} was deleted", event.r#ref.as_deref().unwrap_or("a ref"))))
         }
-        Kind::PullRequestTarget if event.action.as_deref() == Some("closed") => pull_request(event, false, trust),
+        Kind::PullRequestTarget if event.action.as_deref() == Some("closed") => {
+            own_head(event)?; // with the base's secrets, and perhaps with the head's files
+            pull_request(event, false, trust)
+        }
         Kind::PullRequestTarget => {
             let why = "pull_request_target runs with the base's secrets; building or deploying the head there is unsafe: use pull_request";
             Err(skip(Reason::EventUntrusted, why))

@@ -3,6 +3,7 @@
 use super::problem::{self, Problem};
 use super::tree::{self, Node};
 use super::{Config, FILE_NAME, check, schema, walk};
+use crate::checkout::is_inside;
 use crate::error::{Error, Reason, Result};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -65,8 +66,13 @@ pub fn load(named: Option<&Path>) -> Result<Loaded> {
         Some(path) => path.to_owned(),
         None => find()?,
     };
-    let text = text_of(&path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A link in a checkout would show another file of this machine, line by line, as what is wrong with it.
+    if named.is_none() && !is_inside(folder, FILE_NAME) {
+        let sentence = format!("{} is a link out of the repository", path.display());
+        return Err(Error::new(Reason::ConfigInvalid, sentence).hint("commit the file itself, or name it with --config"));
+    }
+    let text = text_of(&path)?;
     parse(&text, &path.display().to_string(), folder)
 }
 

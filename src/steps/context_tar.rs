@@ -2,6 +2,7 @@
 //!
 //! <https://docs.docker.com/build/concepts/context/#dockerignore-files>
 
+use crate::checkout::is_inside;
 use crate::error::{Error, Reason, Result};
 use crate::tools::glob::Glob;
 use std::fs::File;
@@ -23,9 +24,13 @@ pub struct Ignore(Vec<Rule>);
 impl Ignore {
     /// Reads `<Dockerfile>.dockerignore`, or else `.dockerignore`.
     pub fn read(context: &Path, dockerfile: &str) -> Result<Self> {
-        let own = context.join(format!("{dockerfile}.dockerignore"));
-        let path = if own.is_file() { own } else { context.join(".dockerignore") };
+        let own = format!("{dockerfile}.dockerignore");
+        let name = if context.join(&own).is_file() { own } else { ".dockerignore".to_owned() };
+        let path = context.join(&name);
         let about = std::fs::metadata(&path);
+        if about.is_ok() && !is_inside(context, &name) {
+            return Err(Error::new(Reason::ConfigInvalid, format!("{} is a link out of the repository", path.display())));
+        }
         if about.as_ref().is_ok_and(|about| !about.is_file() || about.len() > IGNORE_LIMIT) {
             let sentence = format!("{} is no file of at most {IGNORE_LIMIT} bytes", path.display());
             return Err(Error::new(Reason::ConfigInvalid, sentence));

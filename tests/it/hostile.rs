@@ -275,6 +275,33 @@ fn a_pull_request_decides_about_previews_alone() {
     assert_eq!(ran.log, Vec::<String>::new());
 }
 
+/// Links in a checkout show no other file of the machine.
+#[test]
+fn a_link_out_of_the_checkout_is_not_read() {
+    let away = tempfile::tempdir().unwrap();
+    std::fs::write(away.path().join("login"), "password: hunter2hunter2\n").unwrap();
+    for name in ["tidegate.yml", ".dockerignore"] {
+        let mut world = World::new();
+        let _there = std::fs::remove_file(world.path(name));
+        std::os::unix::fs::symlink(away.path().join("login"), world.path(name)).unwrap();
+        let ran = world.pushed().run(&["run"]);
+        assert!(matches!(ran.code, 1 | 2) && ran.err.contains("is a link out of the repository"), "{name}: {}", ran.err);
+        assert!(!ran.err.contains("hunter2") && ran.count("POST /build") == 0, "{name}: {}", ran.err);
+    }
+}
+
+/// With the base's secrets not even a removal is done for a head that is gone or a stranger's.
+#[test]
+fn a_closed_fork_removes_nothing_with_the_bases_secrets() {
+    for repo in [Value::Null, json!({"id": 2, "full_name": "mallory/demo"})] {
+        let mut world = World::new();
+        world.pull_request("closed", |payload| payload["pull_request"]["head"]["repo"] = repo.clone());
+        let ran = world.var("GITHUB_EVENT_NAME", "pull_request_target").run(&["run"]);
+        ran.must(0, "event.fork");
+        assert_eq!(ran.count("/kube"), 0, "{:?}", ran.log);
+    }
+}
+
 /// Files that are built to take a reader down.
 #[test]
 fn a_configuration_made_to_do_harm_is_refused_with_a_place() {
